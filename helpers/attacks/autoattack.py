@@ -1,0 +1,28 @@
+"""AutoAttack (Croce & Hein 2020), the original code from the package `pyautoattack`."""
+
+import logging
+
+import torch
+
+
+def aa(model, x, y, *, targeted, eps, norm="linf", version="standard", batch_size=500, seed=0):
+    """The parameter-free ensemble: APGD-CE, targeted APGD-DLR, targeted FAB and Square.
+
+    eps: radius in units of the [0,1] image.  norm: "linf" or "l2".
+    version: "standard", or "rand" for a stochastic model (APGD with 20 gradient samples).
+    Each attack sees only the examples that its predecessors left unbroken; what stays
+    unbroken is handed back unchanged.  The targeted parts need at least four classes.
+    """
+    from pyautoattack import AutoAttack
+
+    if targeted:
+        raise ValueError("AutoAttack is untargeted: pass the true labels and targeted=False")
+    norms = {"linf": "Linf", "l2": "L2"}
+    if norm not in norms or version not in ("standard", "rand"):
+        raise ValueError(f"norm is linf or l2, version standard or rand; got {norm}, {version}")
+    logging.getLogger("auto-attack").setLevel(logging.WARNING)
+    # The library draws from torch's global generator.
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        attack = AutoAttack(model, eps=eps, norm=norms[norm], version=version, seed=seed, device=x.device)
+        x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch_size)
+    return x_adv.clamp(0, 1)

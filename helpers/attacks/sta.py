@@ -1,0 +1,64 @@
+"""Spatially transformed adversarial examples (STA; Xiao et al. 2018), by hand.
+
+Instead of changing pixel values the attack moves pixels: a flow field says from where each
+pixel is fetched.  advertorch's version returns black images where it fails; ours returns the
+image it reached.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from helpers.attacks.advertorch import spatial
+
+
+def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confidence=0.0, variant="xiao"):
+    """Minimise  ℒ_adv + τ·ℒ_flow  over the flow (Xiao et al., Eq. 2-4); returns warped images.
+
+    ℒ_adv is Carlini & Wagner's margin (zero once it exceeds `confidence`), ℒ_flow the
+    flow's total variation, in pixels; optimised by Adam, whose steps, unlike L-BFGS's, treat each
+    image by itself.  Of the iterates that succeed, the one with the smoothest flow is kept.
+    variant: "xiao", or "advertorch" for the library's attack as the papers ran it (it has
+    settings of its own: only `steps` is passed on).
+    """
+    if variant == "advertorch":
+        return spatial(model, x, y, targeted=targeted, steps=steps)
+    if variant != "xiao":
+        raise ValueError(f"variant is 'xiao' or 'advertorch', got {variant!r}")
+    flow = torch.zeros(len(x), 2, *x.shape[2:], device=x.device, requires_grad=True)
+    optimizer = torch.optim.Adam([flow], lr=learning_rate)
+    best, best_roughness = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
+    for _ in range(steps):
+        warped = warp(x, flow)
+        margin = _margin(model(warped), y, targeted)
+        roughness = total_variation(flow)
+        with torch.no_grad():
+            better = (margin < 0) & (roughness < best_roughness)
+            keep = better | best_roughness.isinf()  # until it succeeds, follow the attack
+            best = torch.where(keep.view(-1, 1, 1, 1), warped, best)
+            best_roughness = torch.where(better, roughness, best_roughness)
+        optimizer.zero_grad()
+        (margin.clamp(min=-confidence) + tau * roughness).sum().backward()
+        optimizer.step()
+    return best.clamp(0, 1)
+
+
+def warp(x, flow):
+    """Fetch each pixel of `x` (N,C,H,W) from its place plus `flow` (N,2,H,W; Δu, Δv in pixels)."""
+    n, _, h, w = x.shape
+    identity = F.affine_grid(torch.eye(2, 3, device=x.device).expand(n, 2, 3), list(x.shape), align_corners=True)
+    scale = torch.tensor([2 / (w - 1), 2 / (h - 1)], device=x.device)
+    return F.grid_sample(x, identity + flow.permute(0, 2, 3, 1) * scale, align_corners=True, padding_mode="border")
+
+
+def total_variation(flow):
+    """Σ over pixels of the Euclidean distance to the right and lower neighbour's flow; -> (N,)."""
+    right = (flow[:, :, :, 1:] - flow[:, :, :, :-1]).square().sum(1)
+    down = (flow[:, :, 1:, :] - flow[:, :, :-1, :]).square().sum(1)
+    return (right + 1e-8).sqrt().sum((1, 2)) + (down + 1e-8).sqrt().sum((1, 2))
+
+
+def _margin(logits, y, targeted):
+    """Negative exactly where the attack has reached its goal; (N,K), (N,) -> (N,)."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return other - own if targeted else own - other

@@ -1,0 +1,100 @@
+"""The ledger: every number the papers print, one row per number, one CSV file per paper.
+
+    id         unique, starts with the paper: arn/t1/lenet/arn_pp/pgd_n
+    paper      name of the CSV file without its ending: arn
+    place      where the number is printed: table 1, section 4.2
+    dataset, target, defense, seen, attack, threat, metric
+               names from VOCABULARY; an empty name means "does not apply" or, for `seen`, "not stated"
+    eps        l-infinity budget as printed, pixels in [0, 1]: 0.3, 8/255; empty for any other attack
+    value      the number as printed, in percent
+    pm         the printed plus-minus, in percent; empty where the paper prints none
+    note       doubts about the reading and settings without a column: substitute=hgd; iterations=40
+"""
+import csv
+import difflib
+import math
+from fractions import Fraction
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+COLUMNS = ["id", "paper", "place", "dataset", "target", "defense", "seen", "attack", "threat",
+           "eps", "metric", "value", "pm", "note"]
+
+# Rates lie between 0 and 100; a reduction compares two rates and may be any number.
+RATES = {"error_rate", "success_rate", "fooling_rate", "recall"}
+
+# _n untargeted, _t targeted, _big with the raised budget; ap1 to ap4 are RP2's adversarial patches.
+VOCABULARY = {
+    "dataset": {"mnist", "cifar10", "lisa"},
+    "target": {"lenet5", "resnet110", "wrn28_20", "vgg19", "lisa_cnn", "unstated"},
+    "defense": {"none", "at_pgd", "doa_7x7", "doa_9x5", "ape_gan", "hgd", "arn"},
+    "seen": {"pp", "dp", "ps", "ap", ""},  # PGD_N with PGD_T, DDN_N, STA_N; ap1 with ap2
+    "attack": {"natural", "pgd_n", "pgd_t", "pgd_n_big", "aa_n", "aa_n_big", "cw_n", "cw_t", "ddn_n", "ddn_t",
+               "jsma_t", "sta_n", "sta_t", "fwa_n", "fwa_n_big", "ap1", "ap2", "ap3", "ap4", "unstated"},
+    "threat": {"oblivious", "gray_box", "white_box", "bpda", "unstated", ""},  # empty: natural examples
+    "metric": RATES | {"reduction"},
+}
+
+
+def load(paper=None):
+    """The rows of one paper ("arn"), or of all, as a pandas.DataFrame with COLUMNS; value and pm are floats."""
+    import pandas as pd
+
+    papers = sorted(path.stem for path in FOLDER.glob("*.csv"))
+    if paper not in [None, *papers]:
+        raise ValueError(f"no ledger for paper {paper!r}: choose from {', '.join(papers)}")
+    chosen = [paper] if paper else papers
+    return pd.DataFrame([row for name in chosen for row in read(FOLDER / f"{name}.csv")], columns=COLUMNS)
+
+
+def published(id):
+    """The number, in percent, that the paper prints in the row `id`."""
+    values = {row["id"]: row["value"] for path in FOLDER.glob("*.csv") for row in read(path)}
+    if id not in values:
+        closest = difflib.get_close_matches(id, values, n=3, cutoff=0)
+        raise LookupError(f"no ledger row {id!r}; closest: {', '.join(closest)}")
+    return values[id]
+
+
+def read(path):
+    """The rows of one CSV file (a pathlib.Path) as dicts with COLUMNS; the first broken rule is a ValueError."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    if lines[:1] != [COLUMNS]:
+        raise ValueError(f"{path}: the first line is {lines[:1]}; make it {','.join(COLUMNS)}")
+    rows, ids = [], set()
+    for cells in lines[1:]:
+        if len(cells) != len(COLUMNS):
+            raise ValueError(f"{path}, row {cells[:1]}: {len(cells)} cells, not {len(COLUMNS)}; quote commas")
+        row = dict(zip(COLUMNS, cells))
+        _check(row, ids, path)
+        ids.add(row["id"])
+        rows.append(row | {"value": _number(row["value"]), "pm": _number(row["pm"])})
+    return rows
+
+
+def _check(row, earlier_ids, path):
+    """Raise a ValueError that names file, row, column, value and remedy if `row` breaks a rule."""
+    def need(holds, column, remedy):
+        if not holds:
+            raise ValueError(f"{path}, row {row['id']!r}, column {column}: {row[column]!r} is not valid; {remedy}")
+
+    need(row["paper"] == path.stem, "paper", f"write the file's name, {path.stem}")
+    need(row["id"].startswith(f"{path.stem}/"), "id", f"start it with {path.stem}/")
+    need(row["id"] not in earlier_ids, "id", "an earlier row has it: add a suffix")
+    for column, names in VOCABULARY.items():
+        need(row[column] in names, column, f"use one of {sorted(names)} or add the name to helpers.ledger.VOCABULARY")
+    need(row["eps"] == "" or _number(row["eps"]) > 0, "eps", "write a positive number or fraction, or leave it empty")
+    need(row["pm"] == "" or _number(row["pm"]) >= 0, "pm", "write a number of at least 0, or leave it empty")
+    value = _number(row["value"])
+    need(not math.isnan(value), "value", "write a number")
+    need(row["metric"] not in RATES or 0 <= value <= 100, "value", "write a number from 0 to 100, in percent")
+
+
+def _number(text):
+    """`text` ("0.3", "8/255") as a float; nan, which fails every comparison, if it is empty or not a number."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        return math.nan

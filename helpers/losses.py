@@ -1,0 +1,53 @@
+"""Losses that more than one method uses, each under its usual name."""
+
+import torch
+from torch.nn import functional as F
+
+
+def cross_entropy_to(logits, probabilities):
+    """Cross-entropy −Σ p·log σ(logits) to a fixed distribution, averaged over the batch.
+
+    logits: (N,K).  probabilities: (K,), non-negative, summing to one.  -> scalar
+    """
+    return -(F.log_softmax(logits, 1) @ probabilities).mean()
+
+
+def moment_kl(code):
+    """KL(P ‖ N(0,I)) of a diagonal Gaussian P fitted to the rows of `code`; (N,D) -> scalar.
+
+    ½ Σ_d (μ_d² + s_d² − 1 − log s_d²) with the mean μ and the biased variance s² over the batch.
+    """
+    mean, variance = code.mean(0), code.var(0, correction=0)
+    return 0.5 * (mean.square() + variance - 1 - (variance + 1e-8).log()).sum()
+
+
+def posterior_kl(mean, log_variance):
+    """Σ KL(N(mean, e^log_variance) ‖ N(0,I)) over batch and dimensions; (N,D), (N,D) -> scalar."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+
+
+def squared_error(restored, natural):
+    """‖restored − natural‖² summed over each image, averaged over the batch; (N,...) -> scalar."""
+    return (restored - natural).square().flatten(1).sum(1).mean()
+
+
+def real_fake_loss(real_logits, fake_logits):
+    """Discriminator's cross-entropy −log D(real) − log(1 − D(fake)); (N,), (M,) -> scalar."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def deceive_loss(fake_logits):
+    """Generator's loss −log D(fake); (N,) -> scalar."""
+    return F.softplus(-fake_logits).mean()
+
+
+def gradient_penalty(discriminator, real, fake):
+    """(‖∇_x D(x)‖ − 1)² on random mixtures x of `real` and `fake` (N,C,H,W) -> scalar.
+
+    The norm is taken over the channels at each pixel, as in ARN's released code; WGAN-GP
+    (Gulrajani et al. 2017) takes it over the whole image.
+    """
+    mix = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    x = (mix * real + (1 - mix) * fake).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+    return (gradient.norm(2, dim=1) - 1).square().mean()

@@ -1,0 +1,84 @@
+"""Profiles: how much of everything.  One validated YAML each, chosen by the notebooks' `profile`."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttackSpec(_Strict):
+    """One attack as a table names it.
+
+    attack: key of `helpers.attacks.ATTACKS`; settings: its keyword arguments.
+    test: on how many test images it is run (None: all of the profile's).
+    """
+
+    attack: str
+    targeted: bool = False
+    settings: dict = Field(default_factory=dict)
+    test: PositiveInt | None = None
+
+
+class MethodSpec(_Strict):
+    """One defense: key of `helpers.defenses.DEFENSES`, its settings, and its training budget.
+
+    data: "pairs" (natural and seen adversarial examples) or "labels" (adversarial training).
+    """
+
+    method: str
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    data: Literal["pairs", "labels"] = "pairs"
+    settings: dict = Field(default_factory=dict)
+
+
+class DatasetSpec(_Strict):
+    """All experiments on one data set.
+
+    train, test: number of images (None: all).  adaptive_test: number of test images under the
+    slow attacks on whole pipelines.  target: the undefended classifier.  robust_targets:
+    defenses that are nothing but another, ready-made target.
+    """
+
+    train: PositiveInt | None
+    test: PositiveInt | None
+    adaptive_test: PositiveInt | None
+    target: str
+    robust_targets: dict[str, str]
+    attacks: dict[str, AttackSpec]
+    methods: dict[str, MethodSpec]
+
+
+class Profile(_Strict):
+    """notice: what a reader of its numbers must know.  comparable: may they stand beside the paper's?"""
+
+    name: str
+    notice: str
+    comparable: bool
+    source: Literal["sample", "full"]
+    precision: Literal["fp32", "bf16"]
+    datasets: dict[str, DatasetSpec]
+
+
+FOLDER = Path(__file__).parent
+NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Profile:
+    """The profile `name`.  ValueError for an unknown name or a bad value, naming the choices."""
+    if name not in NAMES:
+        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(NAMES)}")
+    return parse(FOLDER / f"{name}.yaml")
+
+
+def parse(file: Path) -> Profile:
+    """Read and validate a profile file; ValueError naming the file, the place and the value."""
+    try:
+        return Profile(**yaml.safe_load(file.read_text()))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: {error}") from error

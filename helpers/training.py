@@ -1,0 +1,82 @@
+"""One training loop for every method of the collection.
+
+A *method* is an `nn.Module` that holds all the networks it trains and offers
+
+* `optimizers() -> dict[str, torch.optim.Optimizer]`
+* `training_step(batch, optimizers) -> dict[str, Tensor]`: one update; the losses it reports
+  are detached scalars, left on the device (the loop reads them once per epoch).
+
+and optionally `schedulers(optimizers, epochs) -> list` of per-epoch learning-rate schedules.
+"""
+
+import torch
+from tqdm.auto import tqdm
+
+from helpers import device
+from helpers.artifacts import write_atomically
+
+
+def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="fp32"):
+    """Train `method` in place and return its history, one dict of mean losses per epoch.
+
+    data: name -> tensor, all with the same first dimension N; a batch holds the same names.
+    checkpoint: path written after each epoch.  If it exists, training resumes from it and
+        ends with the very weights an uninterrupted run would have: each epoch seeds its own
+        shuffle and noise from (seed, epoch), so no generator state needs to be carried over.
+    precision: "fp32", or "bf16" for autocast (the update itself stays in fp32).
+    Raises ValueError for unequal lengths or a batch larger than the data.
+    """
+    lengths = {name: len(t) for name, t in data.items()}
+    n = next(iter(lengths.values()))
+    if len(set(lengths.values())) != 1 or batch_size > n:
+        raise ValueError(f"all data must have the same length, at least batch_size={batch_size}; got {lengths}")
+
+    where = device()
+    method.to(where).train()
+    data = {name: t.to(where) for name, t in data.items()}
+    optimizers = method.optimizers()
+    schedulers = method.schedulers(optimizers, epochs) if hasattr(method, "schedulers") else []
+    history = _resume(checkpoint, method, optimizers, schedulers)
+
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        progress = tqdm(range(len(history), epochs), desc="epochs", leave=False, disable=None)
+        for epoch in progress:
+            torch.manual_seed(1_000_003 * seed + epoch)
+            order = torch.randperm(n).to(where)
+            reports = []
+            # Whole batches only: the last few images come first in another epoch's order.
+            for chosen in order[: n - n % batch_size].split(batch_size):
+                batch = {name: t[chosen] for name, t in data.items()}
+                with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
+                    reports.append(method.training_step(batch, optimizers))
+            for scheduler in schedulers:
+                scheduler.step()
+            history.append({name: torch.stack([r[name] for r in reports]).mean().item() for name in reports[0]})
+            progress.set_postfix({name: f"{value:.3g}" for name, value in history[-1].items()})
+            _save(checkpoint, method, optimizers, schedulers, history)
+    method.eval()
+    return history
+
+
+def _save(checkpoint, method, optimizers, schedulers, history):
+    if checkpoint is None:
+        return
+    state = {
+        "method": method.state_dict(),
+        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+        "schedulers": [s.state_dict() for s in schedulers],
+        "history": history,
+    }
+    write_atomically(checkpoint, lambda f: torch.save(state, f))
+
+
+def _resume(checkpoint, method, optimizers, schedulers):
+    if checkpoint is None or not checkpoint.exists():
+        return []
+    state = torch.load(checkpoint, map_location=device(), weights_only=True)
+    method.load_state_dict(state["method"])
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+    for scheduler, stored in zip(schedulers, state["schedulers"], strict=True):
+        scheduler.load_state_dict(stored)
+    return state["history"]

@@ -1,0 +1,425 @@
+"""helpers.data: the shipped samples, the user's own files, downloads that go wrong, and check_images."""
+
+import gzip
+import hashlib
+import importlib.util
+import io
+import pickle
+import re
+import socket
+import sys
+import tarfile
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import data
+from helpers.data import DataError
+
+SAMPLES = [(name, split) for name in ("mnist", "fashion_mnist", "cifar10") for split in data.SPLITS]
+FULL_ROOT = data.data_dir()
+HTML = b"<!DOCTYPE html><title>Please log in</title>"
+
+
+# --- the samples -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, split", SAMPLES)
+def test_sample_is_float_nchw_in_unit_range_with_int64_labels(name, split):
+    x, y = data.load(name, split)
+    assert x.shape == ({"train": 4000, "test": 1000}[split], *data.DATASETS[name].shape)
+    assert x.dtype == torch.float32 and x.is_contiguous() and (x.min(), x.max()) == (0, 1)
+    assert y.dtype == torch.int64
+    data.check_images(x, y, num_classes=10)
+
+
+@pytest.mark.parametrize("name, split", SAMPLES)
+def test_each_run_of_ten_of_a_sample_holds_every_class_once_and_no_image_comes_twice(name, split):
+    x, y = data.load(name, split)
+    assert (y.view(-1, 10).sort(dim=1).values == torch.arange(10)).all()
+    assert not (y.view(-1, 10) == torch.arange(10)).all()  # the order within a run is random
+    assert len(x.flatten(1).unique(dim=0)) == len(x)
+
+
+def test_samples_have_the_checksums_of_the_readme_and_stay_under_20_mb():
+    listed = dict(re.findall(r"`(\w+\.npz)`[^\n]*`([0-9a-f]{64})`", (data.DATA / "README.md").read_text()))
+    files = sorted((data.DATA / "samples").iterdir())
+    assert {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files} == listed
+    assert len(files) == 6 and sum(file.stat().st_size for file in files) < 20e6
+
+
+@pytest.mark.parametrize("name, split", SAMPLES)
+def test_sample_is_made_again_identically(name, split, monkeypatch):
+    def absent(*_):
+        pytest.skip(f"needs the full {name} in DATA_DIR ({FULL_ROOT})")
+
+    if not FULL_ROOT.exists():
+        absent()
+    monkeypatch.setattr(data, "download", absent)
+    spec = importlib.util.spec_from_file_location("make_samples", data.DATA / "make_samples.py")
+    make_samples = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_samples)
+    images, labels = make_samples.make(name, split)
+    with np.load(data.DATA / "samples" / f"{name}_{split}.npz") as shipped:
+        assert np.array_equal(images, shipped["images"]) and np.array_equal(labels, shipped["labels"])
+
+
+def test_n_takes_the_first_n():
+    x, y = data.load("mnist", "test")
+    x30, y30 = data.load("mnist", "test", n=30)
+    assert torch.equal(x30, x[:30]) and torch.equal(y30, y[:30])
+
+
+@pytest.mark.parametrize("n", [1001, 0, -1])
+def test_n_out_of_range_is_an_error_with_both_numbers(n):
+    with pytest.raises(DataError, match=rf"n={n}\b.* has 1000 images"):
+        data.load("mnist", "test", n=n)
+
+
+@pytest.mark.parametrize("args, choices", [
+    (("minst", "test"), "'minst'.*mnist, fashion_mnist, cifar10"),
+    (("mnist", "validation"), "'validation'.*train, test"),
+    (("mnist", "test", 10, "web"), "'web'.*sample, full"),
+])
+def test_unknown_choice_is_an_error_that_names_the_choices(args, choices):
+    with pytest.raises(DataError, match=choices):
+        data.load(*args)
+
+
+# --- the user's .npz files -------------------------------------------------------------------------
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty DATA_DIR; a download raises."""
+    def no_network(urls, path, md5):
+        raise AssertionError(f"tried to download {urls}")
+
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(data, "download", no_network)
+    return tmp_path
+
+
+def some_images(name, n=20):
+    random = np.random.RandomState(0)
+    return (random.randint(0, 256, (n, *data.DATASETS[name].npz_shape), dtype=np.uint8),
+            np.arange(n, dtype=np.uint8) % 10)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_user_npz_is_read_exactly_and_without_torchvision(name, root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # an import of it would fail
+    images, labels = some_images(name)
+    np.savez(root / f"{name}_train.npz", images=images, labels=labels)
+    x, y = data.load(name, "train", source="full")
+    assert np.array_equal((x * 255).round().byte().permute(0, 2, 3, 1).numpy().reshape(images.shape), images)
+    assert np.array_equal(y.numpy(), labels)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(images=np.zeros((20, 28, 28), np.uint8)), r"shape \(20, 28, 28\).*\(N, 32, 32, 3\)"),
+    (dict(images=np.zeros((20, 3, 32, 32), np.uint8)), r"shape \(20, 3, 32, 32\).*transpose"),
+    (dict(images=np.full((20, 32, 32, 3), -0.42, np.float32)), r"float32 in \[-0.42, -0.42\].*uint8"),
+    (dict(labels=np.arange(20) % 11), r"labels lie in 0\.\.10, must lie in 0\.\.9"),
+    (dict(labels=np.arange(20) % 10 - 1), r"labels lie in -1\.\.8"),
+    (dict(labels=np.arange(19) % 10), r"shape \(19,\).*shape \(20,\)"),
+    (dict(labels=np.zeros(20)), "labels are float64"),
+    (dict(labels=None), r"\['images'\].*np\.savez_compressed"),
+])
+def test_faulty_npz_is_an_error_with_file_value_and_remedy(change, message, root):
+    images, labels = some_images("cifar10")
+    arrays = dict(images=images, labels=labels) | change
+    np.savez(root / "cifar10_test.npz", **{key: a for key, a in arrays.items() if a is not None})
+    with pytest.raises(DataError, match=rf"(?s)cifar10_test\.npz.*{message}"):
+        data.load("cifar10", "test", source="full")
+
+
+@pytest.mark.parametrize("content, message", [
+    (lambda good: good[: len(good) // 2], r"truncated or no \.npz file \(\d[\d,]* bytes"),
+    (lambda good: HTML, "43 bytes, an HTML page"),
+])
+def test_damaged_npz_is_an_error_with_file_value_and_remedy(content, message, root):
+    images, labels = some_images("cifar10")
+    file = root / "cifar10_test.npz"
+    np.savez(file, images=images, labels=labels)
+    file.write_bytes(content(file.read_bytes()))
+    with pytest.raises(DataError, match=rf"cifar10_test\.npz.*{message}.*put a whole copy"):
+        data.load("cifar10", "test", source="full")
+
+
+def test_a_data_set_without_a_loader_asks_for_the_npz(root, monkeypatch):
+    monkeypatch.setitem(data.DATASETS, "signs", data.Dataset(shape=(3, 32, 32), classes=("stop", "go")))
+    with pytest.raises(DataError, match=r"(?s)signs_test\.npz is missing.*images \(uint8, Nx32x32x3\)"):
+        data.load("signs", "test", source="full")
+    images, labels = some_images("cifar10")
+    np.savez(root / "signs_test.npz", images=images, labels=labels % 2)
+    assert data.load("signs", "test", source="full")[0].shape == (20, 3, 32, 32)
+
+
+# --- official files --------------------------------------------------------------------------------
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.tobytes()
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def tiny_mnist(monkeypatch):
+    """A MNIST of 20 + 20 images in the official format: {file name: content}, known to data and torchvision."""
+    from torchvision.datasets import MNIST
+
+    images, labels = some_images("mnist", 40)
+    files = {"train-images-idx3-ubyte": idx(images[:20]), "train-labels-idx1-ubyte": idx(labels[:20]),
+             "t10k-images-idx3-ubyte": idx(images[20:]), "t10k-labels-idx1-ubyte": idx(labels[20:])}
+    archives = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in files.items()}
+    monkeypatch.setattr(MNIST, "resources", [(name, md5(gz)) for name, gz in archives.items()])
+    monkeypatch.setitem(data.DATASETS, "mnist", replace(
+        data.DATASETS["mnist"], mirrors=(), md5s=tuple(md5(content) for content in files.values())))
+    return files | archives
+
+
+def assert_is_tiny_mnist(split):
+    images, labels = some_images("mnist", 40)
+    part = slice(20) if split == "train" else slice(20, 40)
+    x, y = data.load("mnist", split, source="full")
+    assert np.array_equal((x * 255).round().byte()[:, 0].numpy(), images[part])
+    assert np.array_equal(y.numpy(), labels[part])
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_files_of_the_user_need_no_network(suffix, root, tiny_mnist):
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in tiny_mnist.items():
+        if name.endswith("ubyte" + suffix):
+            (raw / name).write_bytes(content)
+    assert_is_tiny_mnist("train")
+    assert_is_tiny_mnist("test")
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("train-images-idx3-ubyte", lambda good: good[:-1], r"15,695 bytes with MD5 .* instead of .*Delete"),
+    ("train-images-idx3-ubyte", lambda good: HTML, "43 bytes, an HTML page"),
+    ("train-labels-idx1-ubyte", lambda good: good[::-1], "28 bytes with MD5"),  # right size, other content
+    ("train-images-idx3-ubyte.gz", lambda good: good[:999], r"unpacked \(999 bytes; .*delete it"),
+])
+def test_damaged_official_file_is_an_error_with_file_value_and_remedy(name, content, message, root, tiny_mnist):
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for good in tiny_mnist:
+        if good.endswith("ubyte") and good != name.removesuffix(".gz"):
+            (raw / good).write_bytes(tiny_mnist[good])
+    (raw / name).write_bytes(content(tiny_mnist[name]))
+    with pytest.raises(DataError, match=rf"{name} .*{message}"):
+        data.load("mnist", "train", source="full")
+
+
+# --- downloads, from a real server on this machine -------------------------------------------------
+
+class Mirror(BaseHTTPRequestHandler):
+    """Serves /<behaviour>/<file name> out of server.files; keeps (behaviour, first byte asked) in server.asked."""
+
+    def do_GET(self):
+        _, behaviour, name = self.path.split("/")
+        body = self.server.files[name]
+        start = int(self.headers.get("Range", "bytes=0-")[len("bytes="):-1])
+        first = behaviour not in [asked for asked, _ in self.server.asked]
+        self.server.asked.append((behaviour, start))
+        status, kind = 206 if start else 200, "application/octet-stream"
+        if behaviour == "login":
+            body, status, start, kind = HTML, 200, 0, "text/html; charset=utf-8"
+        elif behaviour == "wrong":
+            body = bytes(len(body))
+        elif behaviour == "restarts":
+            status, start = 200, 0
+        if start and start >= len(body):
+            return self.send_error(416)
+        body = body[start:]
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if behaviour == "breaks" and first else body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(data, "PAUSE", 0)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    server.files, server.asked = {}, []
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+BODY = np.random.RandomState(1).bytes(300_000)
+HALF = len(BODY) // 2
+
+
+@pytest.fixture
+def fetch(mirror, tmp_path):
+    """fetch(behaviours, part): download BODY from mirrors that behave so, after `part` has arrived before."""
+    def fetch(*behaviours, part=None):
+        mirror.files["set.bin"] = BODY
+        if part is not None:
+            (tmp_path / "set.bin.part").write_bytes(part)
+        data.download([f"{mirror.address}/{b}/set.bin" for b in behaviours], tmp_path / "set.bin", md5(BODY))
+        assert (tmp_path / "set.bin").read_bytes() == BODY
+        assert not (tmp_path / "set.bin.part").exists()
+        return mirror.asked
+
+    return fetch
+
+
+def test_broken_download_goes_on_where_it_broke(fetch):
+    assert fetch("breaks") == [("breaks", 0), ("breaks", HALF)]
+
+
+def test_download_goes_on_from_an_earlier_call(fetch):
+    assert fetch("good", part=BODY[:1000]) == [("good", 1000)]
+
+
+def test_server_that_cannot_continue_starts_again(fetch):
+    assert fetch("restarts", part=BODY[:1000]) == [("restarts", 1000)]
+
+
+def test_html_page_leads_to_the_next_mirror_and_costs_nothing_that_arrived(fetch):
+    asked = fetch("login", "good", part=BODY[:1000])
+    assert asked[0] == ("login", 1000) and asked[-1] == ("good", 1000)
+
+
+def test_wrong_checksum_leads_to_the_next_mirror_from_the_start(fetch):
+    asked = fetch("wrong", "good")
+    assert asked[0] == ("wrong", 0) and asked[-1] == ("good", 0)
+
+
+@pytest.mark.parametrize("part", [BODY + b"too much", bytes(1000), BODY], ids=["longer", "foreign", "whole"])
+def test_left_over_part_never_stands_in_the_way(part, fetch):
+    fetch("good", part=part)
+
+
+def test_failed_download_names_each_mirror_with_its_reason_and_leaves_no_file(mirror, tmp_path):
+    mirror.files["set.bin"] = BODY
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        dead = f"http://127.0.0.1:{unused.getsockname()[1]}/set.bin"
+        urls = [dead, f"{mirror.address}/login/set.bin", f"{mirror.address}/wrong/set.bin"]
+        with pytest.raises(DataError) as error:
+            data.download(urls, tmp_path / "set.bin", md5(BODY))
+    reasons = str(error.value).splitlines()[1:]
+    for url, reason, line in zip(urls, ["refused", "HTML page", f"MD5 {md5(bytes(len(BODY)))}"], reasons, strict=True):
+        assert url in line and reason in line
+    assert not (tmp_path / "set.bin").exists()
+
+
+def test_full_mnist_is_downloaded_through_a_break(mirror, tiny_mnist, tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "new" / "folder"))
+    monkeypatch.setattr(MNIST, "mirrors", [f"{mirror.address}/breaks/"])
+    mirror.files.update(tiny_mnist)
+    assert_is_tiny_mnist("train")
+    assert mirror.asked[1][1] > 0  # the first answer broke, the second request continued it
+    mirror.files.clear()
+    assert_is_tiny_mnist("test")  # nothing is asked again
+
+
+def test_full_cifar10_is_downloaded_unpacked_and_read(mirror, tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    images, labels = some_images("cifar10", 60)
+    batches = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    content = {"batches.meta": {"label_names": list(data.DATASETS["cifar10"].classes)}}
+    for i, batch in enumerate(batches):
+        part = slice(10 * i, 10 * i + 10)
+        rows = images[part].transpose(0, 3, 1, 2).reshape(10, 3072)
+        content[batch] = {"data": rows, "labels": labels[part].tolist()}
+    content = {name: pickle.dumps(value) for name, value in content.items()}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, pickled in content.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(pickled)
+            tar.addfile(member, io.BytesIO(pickled))
+    mirror.files["cifar-10-python.tar.gz"] = archive.getvalue()
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setitem(data.DATASETS, "cifar10", replace(
+        data.DATASETS["cifar10"], mirrors=(f"{mirror.address}/login/",)))
+    monkeypatch.setattr(CIFAR10, "url", f"{mirror.address}/breaks/cifar-10-python.tar.gz")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive.getvalue()))
+    monkeypatch.setattr(CIFAR10, "train_list", [[batch, md5(content[batch])] for batch in batches[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(content["test_batch"])]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(content["batches.meta"])})
+
+    x, y = data.load("cifar10", "train", source="full")
+    assert np.array_equal((x * 255).round().byte().permute(0, 2, 3, 1).numpy(), images[:50])
+    assert np.array_equal(y.numpy(), labels[:50])
+
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(content["test_batch"] + b"changed")
+    with pytest.raises(DataError, match=r"test_batch .*MD5 .*Delete it"):
+        data.load("cifar10", "test", source="full")
+
+
+def test_without_network_the_error_says_what_to_put_where(mirror, tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setitem(data.DATASETS, "cifar10", replace(data.DATASETS["cifar10"], mirrors=()))
+    monkeypatch.setattr(CIFAR10, "url", f"{mirror.address}/login/cifar-10-python.tar.gz")
+    mirror.files["cifar-10-python.tar.gz"] = b""
+    with pytest.raises(DataError) as error:
+        data.load("cifar10", "test", source="full")
+    for needed in (str(tmp_path), "DATA_DIR", "cifar10_train.npz", "Nx32x32x3", "an HTML page",
+                   "cifar-10-python.tar.gz  (MD5 c58f30108f718f92721af3b95e74349a)", "source='sample'"):
+        assert needed in str(error.value)
+
+
+# --- check_images ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_check_images_accepts_the_whole_range(dtype):
+    x = torch.linspace(0, 1, 2 * 3 * 4 * 4, dtype=dtype).view(2, 3, 4, 4).requires_grad_()
+    data.check_images(x, torch.tensor([0, 9]), num_classes=10)
+
+
+GOOD = torch.full((2, 3, 4, 4), 0.5)
+
+
+@pytest.mark.parametrize("x, message", [
+    (GOOD * 6.5 - 0.42, r"\[2\.83, 2\.83\].*undo the normalisation"),
+    (GOOD - 0.5 - 1e-6, r"\[-1e-06, -1e-06\]"),
+    (GOOD / 0, r"\[inf, inf\]"),
+    (torch.where(torch.arange(96).view_as(GOOD) == 7, torch.nan, GOOD), "1 values are NaN"),
+    ((GOOD * 255).byte(), "torch.uint8"),
+    (GOOD.numpy(), "float32.*torch.as_tensor"),
+    (GOOD[0], r"\(3, 4, 4\).*x\[None\]"),
+    (GOOD.permute(0, 2, 3, 1), r"\(2, 4, 4, 3\).*permute"),
+    (GOOD[:0], r"\(0, 3, 4, 4\)"),
+])
+def test_check_images_names_the_fault_of_images(x, message):
+    with pytest.raises(DataError, match=message):
+        data.check_images(x)
+
+
+@pytest.mark.parametrize("y, message", [
+    (torch.tensor([0, 10]), r"0\.\.9, got 0\.\.10"),
+    (torch.tensor([-1, 3]), r"0\.\.9, got -1\.\.3"),
+    (torch.tensor([0.0, 1.0]), r"int64 of shape \(2,\), got torch.float32"),
+    (torch.eye(2, 10).long(), r"of shape \(2, 10\).*not one-hot"),
+    (torch.tensor([1]), r"shape \(2,\), got torch.int64 of shape \(1,\)"),
+])
+def test_check_images_names_the_fault_of_labels(y, message):
+    with pytest.raises(DataError, match=message):
+        data.check_images(GOOD, y, num_classes=10)

@@ -1,0 +1,208 @@
+"""The ledger holds the papers' numbers unchanged and refuses a row it cannot vouch for."""
+import csv
+
+import pytest
+
+from helpers import ledger
+
+GOOD = {"id": "toy/t1/lenet/arn_pp/pgd_n", "paper": "toy", "place": "table 1", "dataset": "mnist", "target": "lenet5",
+        "defense": "arn", "seen": "pp", "attack": "pgd_n", "threat": "oblivious", "eps": "8/255",
+        "metric": "error_rate", "value": "1.85", "pm": "", "note": "one, two"}
+
+
+def write(folder, *rows, columns=ledger.COLUMNS):
+    path = folder / "toy.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(row.values() for row in rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arn():
+    return ledger.load("arn").set_index("id")
+
+
+def column(rows, place, target, attack):
+    """One column of a printed table: value by 'defense_seen'."""
+    chosen = rows[(rows.place == place) & (rows.target == target) & (rows.attack == attack)]
+    return chosen.set_index(chosen.defense + "_" + chosen.seen).value
+
+
+# --- a CSV file is refused when it breaks a rule ---
+
+def test_a_good_row_is_read_with_its_numbers_as_floats(tmp_path):
+    row, = ledger.read(write(tmp_path, GOOD | {"pm": "0.2"}))
+    assert row == GOOD | {"value": 1.85, "pm": 0.2}
+
+
+@pytest.mark.parametrize("name, bad", [
+    ("id", "arn/t1/lenet/arn_pp/pgd_n"), ("paper", "arn"), ("dataset", "minst"), ("target", "lenet"),
+    ("defense", "ARN"), ("seen", "pd"), ("attack", "pgd"), ("threat", "black_box"), ("metric", "error"),
+    ("eps", "0.3x"), ("eps", "1/0"), ("eps", "0"), ("pm", "-1"), ("pm", "?"),
+    ("value", ""), ("value", "nan"), ("value", "1,85"), ("value", "-0.1"), ("value", "100.1"),
+])
+def test_a_bad_cell_is_named_with_file_row_column_and_value(tmp_path, name, bad):
+    row = GOOD | {name: bad}
+    path = write(tmp_path, row)
+    with pytest.raises(ValueError) as error:
+        ledger.read(path)
+    for part in (str(path), repr(row["id"]), f"column {name}", repr(bad)):
+        assert part in str(error.value)
+
+
+def test_a_name_outside_the_vocabulary_is_answered_with_the_choices(tmp_path):
+    with pytest.raises(ValueError, match="'bpda', 'gray_box'.*add the name to helpers.ledger.VOCABULARY"):
+        ledger.read(write(tmp_path, GOOD | {"threat": "graybox"}))
+
+
+def test_a_reduction_may_leave_the_range_of_a_rate(tmp_path):
+    row, = ledger.read(write(tmp_path, GOOD | {"metric": "reduction", "value": "-3"}))
+    assert row["value"] == -3
+
+
+def test_a_reduction_must_be_a_number(tmp_path):
+    with pytest.raises(ValueError, match="column value: 'half' is not valid"):
+        ledger.read(write(tmp_path, GOOD | {"metric": "reduction", "value": "half"}))
+
+
+def test_an_id_may_occur_only_once(tmp_path):
+    with pytest.raises(ValueError, match="column id.*an earlier row has it"):
+        ledger.read(write(tmp_path, GOOD, GOOD))
+
+
+@pytest.mark.parametrize("columns", [ledger.COLUMNS[:-1], ledger.COLUMNS[::-1], [*ledger.COLUMNS, "page"]])
+def test_the_columns_must_be_exactly_those_of_the_ledger(tmp_path, columns):
+    with pytest.raises(ValueError, match="toy.csv: the first line is"):
+        ledger.read(write(tmp_path, columns=columns))
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    path = tmp_path / "toy.csv"
+    path.touch()
+    with pytest.raises(ValueError, match="toy.csv: the first line is"):
+        ledger.read(path)
+
+
+def test_an_unquoted_comma_is_refused(tmp_path):
+    path = write(tmp_path, GOOD)
+    path.write_text(path.read_text().replace('"', ""))
+    with pytest.raises(ValueError, match="15 cells, not 14; quote"):
+        ledger.read(path)
+
+
+# --- finding numbers ---
+
+def test_load_joins_all_papers_in_the_folder(tmp_path, monkeypatch):
+    write(tmp_path, GOOD | {"id": "zoo/t1", "paper": "zoo"}).rename(tmp_path / "zoo.csv")
+    write(tmp_path, GOOD)
+    monkeypatch.setattr(ledger, "FOLDER", tmp_path)
+    assert list(ledger.load().paper) == ["toy", "zoo"]
+    assert list(ledger.load("zoo").paper) == ["zoo"]
+    assert list(ledger.load().columns) == ledger.COLUMNS
+
+
+def test_load_names_the_papers_it_has():
+    with pytest.raises(ValueError, match="no ledger for paper 'anr': choose from .*arn"):
+        ledger.load("anr")
+
+
+def test_published_gives_the_printed_number():
+    assert ledger.published("arn/t1/lenet/arn_pp/jsma_t") == 16.75
+
+
+def test_published_offers_the_three_closest_ids():
+    with pytest.raises(LookupError) as error:
+        ledger.published("arn/t1/lenet/arn_pp/jsma")
+    closest = str(error.value).split("closest: ")[1].split(", ")
+    assert closest[0] == "arn/t1/lenet/arn_pp/jsma_t" and len(closest) == 3
+
+
+# --- ARN: the tables are complete ---
+
+def test_arn_has_every_number_of_every_table(arn):
+    assert arn.place.value_counts().to_dict() == {
+        "table 1": 2 * 9 * 9,           # targets x defenses x columns
+        "table 2": 2 * 9 * 5 + 6 * 5,   # MNIST and CIFAR-10, then LISA
+        "table 3": 5 * 2 + 4 * 2,       # PGD_T, then CW and DDN
+        "table 4": 4 * 2,
+        "table 5": 8 * 5,
+        "section 4.2": 14,
+        "section 4.3": 2,
+    }
+
+
+@pytest.mark.parametrize("place", ["table 1", "table 2"])
+def test_arn_tables_1_and_2_have_no_gap(arn, place):
+    rows = arn[(arn.place == place) & (arn.dataset != "lisa")]
+    assert (rows.groupby(["target", "attack"]).size() == 9).all()
+
+
+# --- ARN: the copy agrees with itself, which a misread digit or a shifted row would break ---
+
+def test_arn_table_2_repeats_the_natural_errors_of_table_1(arn):
+    for target in ("lenet5", "resnet110"):
+        first, second = (column(arn, place, target, "natural") for place in ("table 1", "table 2"))
+        assert first.to_dict() == second.to_dict()
+
+
+def test_arn_table_5_repeats_tables_1_and_2_for_resnet(arn):
+    repeated = arn[(arn.place == "table 5") & (arn.target == "resnet110")]
+    for _, row in repeated.iterrows():
+        place = "table 2" if row.attack.startswith(("sta", "fwa")) else "table 1"
+        assert row.value == column(arn, place, "resnet110", row.attack)["arn_pp"]
+
+
+def test_arn_section_4_2_repeats_the_tables(arn):
+    told = arn[(arn.place == "section 4.2") & (arn.seen == "pp")]
+    for _, row in told.iterrows():
+        place = "table 1" if row.attack == "jsma_t" else "table 2"
+        assert row.value == column(arn, place, "lenet5", row.attack)[f"{row.defense}_pp"]
+    assert len(told) == 7
+
+
+def test_arn_every_defense_errs_more_under_the_raised_budget(arn):
+    for place, target, attack in [("table 1", "lenet5", "pgd_n"), ("table 1", "lenet5", "aa_n"),
+                                  ("table 1", "resnet110", "pgd_n"), ("table 1", "resnet110", "aa_n"),
+                                  ("table 2", "lenet5", "fwa_n"), ("table 2", "resnet110", "fwa_n")]:
+        default, raised = (column(arn, place, target, name) for name in (attack, attack + "_big"))
+        assert (raised >= default).all() and raised["arn_pp"] > default["arn_pp"]
+
+
+# --- ARN: what the paper claims in words, and where its tables say otherwise ---
+
+@pytest.mark.parametrize("attack", ["pgd_n", "pgd_t", "cw_n", "aa_n", "jsma_t", "pgd_n_big", "aa_n_big"])
+def test_arn_pp_is_best_on_lenet_against_most_pixel_attacks(arn, attack):
+    assert column(arn, "table 1", "lenet5", attack).idxmin() == "arn_pp"
+
+
+def test_arn_is_not_best_everywhere(arn):
+    assert column(arn, "table 1", "resnet110", "jsma_t").idxmin() == "doa_7x7_"
+    assert column(arn, "table 1", "resnet110", "ddn_n").idxmin() == "hgd_dp"
+    assert column(arn, "table 2", "lenet5", "fwa_n").idxmin() == "doa_7x7_"
+
+
+def test_arn_is_best_against_every_lisa_patch(arn):
+    for patch in ("ap1", "ap2", "ap3", "ap4"):
+        assert column(arn, "table 2", "lisa_cnn", patch).idxmin() == "arn_ap"
+
+
+def test_arn_reduction_of_66_percent_under_bpda_is_mnist_alone(arn):
+    def reduction(target):
+        ape_gan, ours = (arn.loc[[f"arn/t4/{target}/{defense}/pgd_n-ite{n}" for n in (40, 100)]].value.to_numpy()
+                         for defense in ("ape_gan", "arn"))
+        return 100 * (1 - ours / ape_gan).mean()
+
+    claimed = arn.loc["arn/s4.2/lenet/arn/pgd_n-bpda-reduction"].value
+    assert round(reduction("lenet")) == claimed
+    assert round((reduction("lenet") + reduction("resnet")) / 2) == 49 != claimed
+
+
+def test_arn_reduction_of_24_percent_in_the_white_box_is_at_the_default_budget_alone(arn):
+    def reduction(eps):
+        others = arn.loc[[f"arn/t3/lenet/{defense}/pgd_t-eps{eps}-ite40" for defense in ("ape_gan", "hgd")]].value
+        return 100 * (1 - arn.loc[f"arn/t3/lenet/arn/pgd_t-eps{eps}-ite40"].value / others).mean()
+
+    assert round(reduction("0.3")) == arn.loc["arn/s4.2/lenet/arn/pgd_t-white_box-reduction"].value
+    assert reduction("0.5") < 0.1
