@@ -150,7 +150,6 @@ class Experiment:
         in the profile, else the profile's `test` (oblivious) or `adaptive_test`.
         """
         settings = self.adversarial_settings(attack, split, threat, defense, **changes)
-        label = f"{self.dataset}-{attack}-{split}" + ("" if threat == "oblivious" else f"-{threat}-{defense}")
 
         def build(checkpoint):
             victim = self._victim(threat, defense)
@@ -163,7 +162,8 @@ class Experiment:
             ]
             return {"images": torch.cat(parts)}, {}
 
-        return artifacts.make(label, settings, build).tensors["images"].to(device())
+        kind = self._adversarial_kind(attack, split, threat, defense)
+        return artifacts.make(kind, settings, build).tensors["images"].to(device())
 
     def targets(self, split="test"):
         """Target labels of the targeted attacks, never the true one; (N,) on the device."""
@@ -175,7 +175,19 @@ class Experiment:
         makers = {"white_box": threats.white_box, "bpda": threats.bpda}
         return _choose(makers, threat, "threat model")(self.defended(defense))
 
-    # Settings: what the artifacts are keyed by ---------------------------------------------------
+    # Settings: what the artifacts are keyed by, and where they lie -------------------------------
+
+    def adversarial_path(self, attack, split="test", threat="oblivious", defense="none", **changes):
+        """File of the artifact that `adversarial` makes or loads."""
+        settings = self.adversarial_settings(attack, split, threat, defense, **changes)
+        return artifacts.path(self._adversarial_kind(attack, split, threat, defense), settings)
+
+    def defense_path(self, defense, **changes):
+        """File of the artifact that `denoiser` or `defended` makes or loads."""
+        return artifacts.path(f"{self.dataset}-{defense}", self.defense_settings(defense, **changes))
+
+    def _adversarial_kind(self, attack, split, threat, defense):
+        return f"{self.dataset}-{attack}-{split}" + ("" if threat == "oblivious" else f"-{threat}-{defense}")
 
     def defense_settings(self, defense, **changes):
         """Everything that determines a defense; a name alone where nothing is trained."""
@@ -243,3 +255,28 @@ def _choose(options, name, what):
     if name not in options:
         raise ValueError(f"unknown {what}: {name!r}; choose one of {', '.join(options)}")
     return options[name]
+
+
+def _main():
+    """Make one artifact from the command line, for the Snakefile and for clusters."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m helpers.pipeline", description=_main.__doc__)
+    parser.add_argument("kind", choices=("adversarial", "defense"))
+    parser.add_argument("name", help="attack (pgd_n ...) or defense (arn_pp ...) of the profile")
+    parser.add_argument("--split", default="test", choices=data.SPLITS)
+    parser.add_argument("--threat", default="oblivious", choices=("oblivious", "white_box", "bpda"))
+    parser.add_argument("--defense", default="none", help="whose pipeline is attacked")
+    parser.add_argument("--profile", default="quick", choices=profiles.NAMES)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    lab = Experiment(args.profile, args.dataset, args.seed)
+    if args.kind == "defense":
+        lab.defended(args.name)
+    else:
+        lab.adversarial(args.name, args.split, args.threat, args.defense)
+
+
+if __name__ == "__main__":
+    _main()

@@ -24,8 +24,10 @@ def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="f
         ends with the very weights an uninterrupted run would have: each epoch seeds its own
         shuffle and noise from (seed, epoch), so no generator state needs to be carried over.
     precision: "fp32", or "bf16" for autocast (the update itself stays in fp32).
-    Raises ValueError for unequal lengths or a batch larger than the data.
+    Raises ValueError for unequal lengths, a batch larger than the data, or an unknown precision.
     """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision is fp32 or bf16, got {precision!r}")
     lengths = {name: len(t) for name, t in data.items()}
     n = next(iter(lengths.values()))
     if len(set(lengths.values())) != 1 or batch_size > n:
@@ -39,7 +41,7 @@ def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="f
     history = _resume(checkpoint, method, optimizers, schedulers)
 
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        progress = tqdm(range(len(history), epochs), desc="epochs", leave=False, disable=None)
+        progress = tqdm(range(len(history), epochs), desc="epochs", leave=False)
         for epoch in progress:
             torch.manual_seed(1_000_003 * seed + epoch)
             order = torch.randperm(n).to(where)

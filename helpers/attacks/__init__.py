@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import torch
 
-from helpers.attacks.advertorch import cw, ddn, jsma
+from helpers.attacks.advertorch import cw, ddn, jsma, num_classes
 from helpers.attacks.autoattack import aa
 from helpers.attacks.pgd import fgsm, pgd
 from helpers.attacks.sta import sta
@@ -52,7 +52,9 @@ def _contract(attack):
         check_images(x, y)
         if not settings.get("eps", 1) > 0:
             raise ValueError(f"eps must be positive, got {settings['eps']}")
+        x = x.detach()
         with attackable(model), torch.enable_grad():
+            check_images(x, y, num_classes(model, x))
             return attack(model, x, y, targeted=targeted, **settings).detach()
 
     return checked

@@ -36,7 +36,7 @@ def cw(model, x, y, *, targeted, steps=500, search_steps=4, confidence=1.0, lear
     An example on which it fails is handed back unchanged.
     """
     attack = library().CarliniWagnerL2Attack(
-        model, _num_classes(model, x), confidence=confidence, targeted=targeted, max_iterations=steps,
+        model, num_classes(model, x), confidence=confidence, targeted=targeted, max_iterations=steps,
         binary_search_steps=search_steps, learning_rate=learning_rate, initial_const=initial_const,
         abort_early=False,  # stopping early looks at the whole batch: an example's result would depend on its neighbours
     )  # fmt: skip
@@ -52,7 +52,10 @@ def ddn(model, x, y, *, targeted, steps=100, gamma=0.05, init_norm=1.0, quantize
     attack = library().DDNL2Attack(
         model, nb_iter=steps, gamma=gamma, init_norm=init_norm, quantize=quantize, levels=256, targeted=targeted
     )
-    with warnings.catch_warnings():
+    # Where a gradient is zero the library takes a random direction from torch's global generator.
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        torch.manual_seed(0)
         # The library steps its scheduler before its optimizer; this only skips one value of the schedule.
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         return attack.perturb(x, y)
@@ -65,7 +68,7 @@ def jsma(model, x, y, *, targeted, theta=1.0, gamma=1.0):
     """
     if not targeted:
         raise ValueError("jsma is a targeted attack: pass targeted=True and target labels as y")
-    attack = library().JacobianSaliencyMapAttack(model, _num_classes(model, x), theta=theta, gamma=gamma)
+    attack = library().JacobianSaliencyMapAttack(model, num_classes(model, x), theta=theta, gamma=gamma)
     return attack.perturb(x, y)
 
 
@@ -76,13 +79,16 @@ def spatial(model, x, y, *, targeted, steps=1000, search_steps=5):
     as a success: on an adversarially trained net it "succeeds" far more often than it does.
     """
     attack = library().SpatialTransformAttack(
-        model, _num_classes(model, x), max_iterations=steps, search_steps=search_steps, targeted=targeted
+        model, num_classes(model, x), max_iterations=steps, search_steps=search_steps, targeted=targeted
     )
-    x_adv = attack.perturb(x, y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Default grid_sample")
+        x_adv = attack.perturb(x, y)
     failed = (x_adv == 0).flatten(1).all(1).view(-1, 1, 1, 1)
     return torch.where(failed, x, x_adv)
 
 
-def _num_classes(model, x):
+def num_classes(model, x):
+    """Number of logits that `model` gives for an image of `x`."""
     with torch.no_grad():
         return model(x[:1]).shape[1]

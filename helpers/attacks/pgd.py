@@ -14,6 +14,8 @@ def dlr_loss(logits, y):
     Invariant to shifting and scaling the logits, so that a defense cannot hide behind large
     logits that make the cross-entropy's gradient vanish.  Needs at least three classes.
     """
+    if logits.shape[1] < 3:
+        raise ValueError(f"the dlr loss needs at least three classes, got {logits.shape[1]}")
     top = logits.topk(3, 1).values
     own = logits.gather(1, y[:, None]).squeeze(1)
     other = logits.scatter(1, y[:, None], -torch.inf).amax(1)

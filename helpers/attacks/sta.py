@@ -24,9 +24,9 @@ def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confi
         return spatial(model, x, y, targeted=targeted, steps=steps)
     if variant != "xiao":
         raise ValueError(f"variant is 'xiao' or 'advertorch', got {variant!r}")
-    flow = torch.zeros(len(x), 2, *x.shape[2:], device=x.device, requires_grad=True)
+    flow = x.new_zeros(len(x), 2, *x.shape[2:], requires_grad=True)
     optimizer = torch.optim.Adam([flow], lr=learning_rate)
-    best, best_roughness = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
+    best, best_roughness = x.clone(), x.new_full((len(x),), torch.inf)
     for _ in range(steps):
         warped = warp(x, flow)
         margin = _margin(model(warped), y, targeted)
@@ -45,8 +45,8 @@ def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confi
 def warp(x, flow):
     """Fetch each pixel of `x` (N,C,H,W) from its place plus `flow` (N,2,H,W; Δu, Δv in pixels)."""
     n, _, h, w = x.shape
-    identity = F.affine_grid(torch.eye(2, 3, device=x.device).expand(n, 2, 3), list(x.shape), align_corners=True)
-    scale = torch.tensor([2 / (w - 1), 2 / (h - 1)], device=x.device)
+    identity = F.affine_grid(torch.eye(2, 3).to(x).expand(n, 2, 3), list(x.shape), align_corners=True)
+    scale = x.new_tensor([2 / (w - 1), 2 / (h - 1)])
     return F.grid_sample(x, identity + flow.permute(0, 2, 3, 1) * scale, align_corners=True, padding_mode="border")
 
 

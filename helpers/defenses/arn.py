@@ -139,7 +139,8 @@ class ReleasedARN(ARN):
     * images are repeated to three channels; restored ones are turned back to gray by luminance,
     * weights 200, 0.5, 10⁻⁶, 0.01 on MSE (a mean, of images in [−1,1]), att, nor, adv,
     * a gradient penalty of 30 on D_I, which the paper does not mention,
-    * BatchNorm gains start around 0; learning rates fall at a quarter and half of the epochs.
+    * BatchNorm gains start around 0; learning rates fall after half of the epochs (the code's
+      milestones are epochs 50 and 100, and its 20,000 steps of 300 images are 100 epochs).
     """
 
     LUMINANCE = (0.299, 0.587, 0.114)
@@ -157,9 +158,9 @@ class ReleasedARN(ARN):
         return (self.generator(mean) * gray).sum(1, keepdim=True)
 
     def schedulers(self, optimizers, epochs):
-        milestones = [max(1, epochs // 4), max(2, epochs // 2)]
+        half = [max(1, epochs // 2)]
         step = torch.optim.lr_scheduler.MultiStepLR
-        return [step(o, milestones, 0.5 if "discriminator" in name else 0.1) for name, o in optimizers.items()]
+        return [step(o, half, 0.5 if "discriminator" in name else 0.1) for name, o in optimizers.items()]
 
     def training_step(self, batch, optimizers):
         natural = batch["natural"].expand(-1, 3, -1, -1)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from helpers.attacks import attackable
 from helpers.networks import build
 
 
@@ -33,10 +34,11 @@ class HGD(nn.Module):
         are among the inputs, so that the denoiser learns to leave them alone.
         """
         natural, adversarial = batch["natural"], batch["adversarial"]
-        with torch.no_grad():
-            wanted = self.target(natural)
         x = torch.cat([natural, adversarial.transpose(0, 1).flatten(0, 1)])
-        logits = self.target(self.unet(x))
+        with attackable(self.target):  # in eval mode and frozen
+            with torch.no_grad():
+                wanted = self.target(natural)
+            logits = self.target(self.unet(x))
         guided = (logits - wanted.repeat(1 + adversarial.shape[1], 1)).abs().sum(1).mean()
         self.zero_grad(set_to_none=True)
         guided.backward(inputs=list(self.unet.parameters()))

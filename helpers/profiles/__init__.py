@@ -79,6 +79,6 @@ def load(name: str) -> Profile:
 def parse(file: Path) -> Profile:
     """Read and validate a profile file; ValueError naming the file, the place and the value."""
     try:
-        return Profile(**yaml.safe_load(file.read_text()))
+        return Profile.model_validate(yaml.safe_load(file.read_text()))
     except (ValidationError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: {error}") from error

@@ -1,0 +1,158 @@
+"""Evaluation: error rates with confidence intervals, and each published number beside ours."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from math import sqrt
+
+import pandas as pd
+import torch
+
+from helpers import ROOT, artifacts, ledger, profiles
+
+# 97.5th percentile of the standard normal distribution: two-sided 95 % intervals.
+Z = 1.959964
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of `count` among `n` images.  `value`, `low`, `high` are in percent."""
+
+    count: int
+    n: int
+
+    @property
+    def value(self):
+        return 100 * self.count / self.n
+
+    @property
+    def interval(self):
+        """Wilson's 95 % confidence interval (low, high), in percent; fair near 0 and 100 too."""
+        p, n = self.count / self.n, self.n
+        centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+        half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+        return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+    def __str__(self):
+        return f"{self.value:.1f}"
+
+
+@torch.no_grad()
+def predict(model, x, batch_size=1000):
+    """Predicted labels (N,) of images `x` (N,C,H,W), the model as it is (put it in eval mode)."""
+    return torch.cat([model(part).argmax(1) for part in x.split(batch_size)])
+
+
+def error_rate(model, x, y):
+    """Share of the images `x` (N,C,H,W) that `model` does not give their label; ARN's metric.
+
+    Labels `y` may be longer than `x`: attacks that are run on fewer images use the first ones.
+    """
+    wrong = predict(model, x) != y[: len(x)]
+    return Rate(int(wrong.sum()), len(wrong))
+
+
+# The verdict -----------------------------------------------------------------------------------
+
+MARGIN = 5.0  # points beyond the confidence interval before a difference is called one
+BROKEN = 90.0  # error under the adaptive attack from which on a defense is called broken
+
+
+def verdict(paper, ours, adaptive=None, comparable=True):
+    """What the numbers say, in words; error rates in percent, lower is better for the defense.
+
+    paper: float.  ours: Rate under the paper's protocol.  adaptive: Rate under the strongest
+    adaptive attack, or None if the table's attack has no adaptive form.  comparable: False for
+    the quick profile, whose numbers are not to be held against the paper's.
+
+    First word: "as claimed", "worse than claimed" or "better than claimed" by more than MARGIN
+    points beyond the interval.  Second: "broken" (BROKEN % errors or more), "weakened" (worse by
+    more than MARGIN points beyond both intervals) or "stands".
+    """
+    words = []
+    if comparable:
+        low, high = ours.interval
+        claim = "worse than" if low > paper + MARGIN else "better than" if high < paper - MARGIN else "as"
+        words.append(f"{claim} claimed")
+    if adaptive is not None:
+        if adaptive.value >= BROKEN:
+            words.append("broken")
+        else:
+            words.append("weakened" if adaptive.interval[0] > ours.interval[1] + MARGIN else "stands")
+    return ", ".join(words) or "not comparable"
+
+
+class Comparison:
+    """Published numbers beside ours: filled row by row in a notebook, shown and saved at its end.
+
+    notebook: name without suffix, also that of the JSON file.  lab: the Experiment.
+    """
+
+    def __init__(self, notebook, lab):
+        self.notebook, self.lab = notebook, lab
+        self.profile = profiles.load(lab.profile)
+        self.rows = []
+
+    def add(self, ledger_id, ours, adaptive=None, reason=""):
+        """Set `ours` (and `adaptive`), each a Rate, beside the published number `ledger_id`.
+
+        reason: why the numbers may differ, one sentence.  ValueError for an id not in the ledger.
+        """
+        paper = ledger.published(ledger_id)
+        words = verdict(paper, ours, adaptive, self.profile.comparable)
+        *_, defense, attack = ledger_id.split("/")
+        self.rows.append(
+            {
+                "id": ledger_id, "defense": defense, "attack": attack,
+                "paper": paper, "ours": ours, "adaptive": adaptive, "verdict": words, "reason": reason,
+            }
+        )  # fmt: skip
+
+    def frame(self):
+        """One row a published number: paper | ours (95 % interval) | adaptive | verdict; in percent."""
+        rows = [
+            {
+                "defense": row["defense"], "attack": row["attack"], "paper": f"{row['paper']:.1f}",
+                "ours": _with_interval(row["ours"]), "adaptive": _with_interval(row["adaptive"]),
+                "verdict": row["verdict"], "deviation": row["reason"],
+            }
+            for row in self.rows
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows)
+        return frame if any(frame["deviation"]) else frame.drop(columns="deviation")
+
+    def save(self):
+        """Write results/<profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path."""
+        suffix = f".seed{self.lab.seed}" if self.lab.seed else ""
+        file = ROOT / "results" / self.lab.profile / f"{self.notebook}{suffix}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row | {"ours": _numbers(row["ours"]), "adaptive": _numbers(row["adaptive"])} for row in self.rows]
+        content = {
+            "notebook": self.notebook, "profile": self.lab.profile, "comparable": self.profile.comparable,
+            "dataset": self.lab.dataset, "seed": self.lab.seed, "commit": _commit(), **artifacts.provenance(), "rows": rows,
+        }  # fmt: skip
+        artifacts.write_atomically(file, lambda f: f.write_text(json.dumps(content, indent=1, ensure_ascii=False)))
+        return file.relative_to(ROOT)
+
+
+def _with_interval(rate):
+    if rate is None:
+        return "–"
+    low, high = rate.interval
+    return f"{rate.value:.1f} ({low:.0f}–{high:.0f})"
+
+
+def _numbers(rate):
+    if rate is None:
+        return None
+    low, high = rate.interval
+    return {"value": round(rate.value, 3), "n": rate.n, "low": round(low, 3), "high": round(high, 3)}
+
+
+def _commit():
+    """The commit of the working tree, with a + if files differ from it; None outside git."""
+    try:
+        git = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

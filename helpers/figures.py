@@ -1,0 +1,132 @@
+"""Figures of the notebooks.  Each function draws one and returns the matplotlib figure."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+
+# One name per attack and defense, in all figures and tables.
+LABELS = {
+    "natural": "natural", "pgd_n": "PGD$_N$", "pgd_t": "PGD$_T$", "cw_n": "CW$_N$", "ddn_n": "DDN$_N$",
+    "aa_n": "AA$_N$", "jsma_t": "JSMA$_T$", "pgd_n_big": "PGD$_N$ ε′", "aa_n_big": "AA$_N$ ε′", "sta_n": "STA$_N$",
+    "none": "none", "at_pgd": "AT", "doa_7x7": "DOA$_{7×7}$", "ape_gan_pp": "APE-G$_{PP}$", "ape_gan_dp": "APE-G$_{DP}$",
+    "hgd_pp": "HGD$_{PP}$", "hgd_dp": "HGD$_{DP}$", "arn_pp": "ARN$_{PP}$", "arn_dp": "ARN$_{DP}$",
+}  # fmt: skip
+
+
+def style():
+    """The collection's look; call once at the top of a notebook."""
+    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+    plt.rcParams.update({"figure.dpi": 100, "savefig.bbox": "tight", "axes.titlesize": "medium"})
+
+
+def label(name):
+    """How a figure writes the attack or defense `name`; names it does not know stay as they are."""
+    return LABELS.get(name, name)
+
+
+def image_grid(rows, predictions=None, labels=None):
+    """Images in rows: {row title: images (N,C,H,W) in [0,1]}, all of the same N.
+
+    predictions: {row title: (N,) labels} written under the images, green where they equal
+    `labels` (N,), red where not.
+    """
+    n = max(len(images) for images in rows.values())
+    height = 1.3 if predictions else 1.1
+    figure, axes = plt.subplots(len(rows), n, figsize=(1.05 * n + 1.3, height * len(rows)), squeeze=False)
+    for line, (title, images) in zip(axes, rows.items(), strict=True):
+        for column, axis in enumerate(line):
+            axis.set(xticks=[], yticks=[])
+            sns.despine(ax=axis, left=True, bottom=True)
+            if column < len(images):
+                axis.imshow(_pixels(images[column]), cmap="gray", vmin=0, vmax=1)
+            if predictions and title in predictions and column < len(images):
+                shown, true = int(predictions[title][column]), int(labels[column])
+                axis.set_xlabel(str(shown), color=RIGHT if shown == true else WRONG, labelpad=2, fontweight="bold")
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def map_grid(rows, titles):
+    """Maps in rows: {row title: list of N maps (H,W)}, `titles` above the N columns.
+
+    Each row has its own colour scale, stated beside it: gray if nothing in it is negative, else
+    red and blue around zero.
+    """
+    n = len(titles)
+    figure, axes = plt.subplots(len(rows), n, figsize=(1.5 * n + 1.5, 1.55 * len(rows)), squeeze=False)
+    for line, (title, maps) in zip(axes, rows.items(), strict=True):
+        peak = max(float(abs(m).max()) for m in maps)
+        signed = min(float(m.min()) for m in maps) < 0
+        for axis, one in zip(line, maps, strict=True):
+            colours = {"cmap": "RdBu_r", "vmin": -peak} if signed else {"cmap": "gray", "vmin": 0}
+            axis.imshow(np.asarray(one), vmax=peak, **colours)
+            axis.set(xticks=[], yticks=[])
+            sns.despine(ax=axis, left=True, bottom=True)
+        scale = f"{'±' if signed else '0 to '}{peak:.2g}"
+        line[0].set_ylabel(f"{title}\n{scale}", rotation=0, ha="right", va="center", labelpad=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def bars(values, ylabel, group="attack", hue="defense"):
+    """Grouped bars: {(group, hue): percent}; groups along the axis, hues as colours, in order of appearance."""
+    groups = list(dict.fromkeys(g for g, _ in values))
+    hues = list(dict.fromkeys(h for _, h in values))
+    figure, axis = plt.subplots(figsize=(1.1 * len(groups) + 2.2, 3.6))
+    sns.barplot(
+        x=[label(g) for g, _ in values], y=list(values.values()), hue=[label(h) for _, h in values],
+        order=[label(g) for g in groups], hue_order=[label(h) for h in hues], ax=axis,
+    )  # fmt: skip
+    axis.set(xlabel="", ylabel=ylabel, ylim=(0, 105))
+    axis.legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def curves(series, xlabel, ylabel, **axis_settings):
+    """Lines: {name: (xs, ys)}."""
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    for name, (xs, ys) in series.items():
+        axis.plot(xs, ys, marker="o", markersize=4, label=label(name))
+    axis.set(xlabel=xlabel, ylabel=ylabel, **axis_settings)
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def histories(history, titles):
+    """Training curves, one panel a loss: `history` as `Experiment.history` gives it, titles: {loss: title}."""
+    columns = min(3, len(titles))
+    lines = -(-len(titles) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.6 * columns, 2.5 * lines), squeeze=False)
+    for axis, (name, title) in zip(axes.flat, titles.items(), strict=False):
+        axis.plot(range(1, len(history) + 1), [epoch[name] for epoch in history])
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    for axis in axes.flat[len(titles) :]:
+        axis.remove()
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def heatmap(table, caption, **settings):
+    """A table of percentages as colours, dark where the error is high; NaN cells stay empty."""
+    figure, axis = plt.subplots(figsize=(0.85 * table.shape[1] + 2.4, 0.42 * table.shape[0] + 1.2))
+    sns.heatmap(
+        table.rename(index=label, columns=label), annot=True, fmt=".1f", cmap="rocket_r", vmin=0, vmax=100,
+        cbar_kws={"label": caption}, ax=axis, **settings,
+    )  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def _pixels(image):
+    pixels = image.detach().cpu().clamp(0, 1)
+    return pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
