@@ -96,7 +96,7 @@ class Comparison:
     def add(self, ledger_id, ours, adaptive=None, reason=""):
         """Set `ours` (and `adaptive`), each a Rate, beside the published number `ledger_id`.
 
-        reason: why the numbers may differ, one sentence.  ValueError for an id not in the ledger.
+        reason: why the numbers may differ, one sentence.  LookupError for an id not in the ledger.
         """
         paper = ledger.published(ledger_id)
         words = verdict(paper, ours, adaptive, self.profile.comparable)

@@ -97,8 +97,9 @@ class ARN(nn.Module):
         """Algorithm 1 on a mini-batch: `natural` (B,C,S,S), `adversarial` (B,K,C,S,S)."""
         natural, adversarial = batch["natural"], batch["adversarial"]
         seen = adversarial.shape[1]
-        codes = self.encoder(adversarial.transpose(0, 1).flatten(0, 1))
-        restored = self.generator(codes)
+        # In fp32 under autocast too: the losses take variances and sums of squares of these.
+        codes = self.encoder(adversarial.transpose(0, 1).flatten(0, 1)).float()
+        restored = self.generator(codes).float()
 
         mse = self.loss_mse(restored, natural.repeat(seen, 1, 1, 1), seen)
         att, nor = self.loss_att(codes, seen), self.loss_nor(codes, seen)
@@ -171,9 +172,9 @@ class ReleasedARN(ARN):
         label = torch.eye(domains, device=x.device).repeat_interleave(len(natural), 0)
         confused = torch.full_like(label, 1 / domains)
 
-        mean, log_variance = self.encoder(x)
+        mean, log_variance = (head.float() for head in self.encoder(x))
         codes = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        restored = self.generator(codes)
+        restored = self.generator(codes).float()
 
         d_attack = F.binary_cross_entropy_with_logits(self.attack_discriminator(codes.detach()), label)
         penalty = gradient_penalty(

@@ -39,7 +39,7 @@ class HGD(nn.Module):
             with torch.no_grad():
                 wanted = self.target(natural)
             logits = self.target(self.unet(x))
-        guided = (logits - wanted.repeat(1 + adversarial.shape[1], 1)).abs().sum(1).mean()
+        guided = (logits - wanted.repeat(1 + adversarial.shape[1], 1)).float().abs().sum(1).mean()
         self.zero_grad(set_to_none=True)
         guided.backward(inputs=list(self.unet.parameters()))
         optimizers["unet"].step()

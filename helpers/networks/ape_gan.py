@@ -3,9 +3,7 @@
 import torch
 from torch import nn
 
-
-def _scaled(width, *channels):
-    return [max(1, round(width * c)) for c in channels]
+from helpers.networks.scaling import scaled
 
 
 class ApeGanGenerator(nn.Module):
@@ -16,7 +14,7 @@ class ApeGanGenerator(nn.Module):
 
     def __init__(self, num_classes=None, width=1.0, in_channels=1):
         super().__init__()
-        c1, c2 = _scaled(width, 64, 128)
+        c1, c2 = scaled(width, 64, 128)
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, c1, 4, 2, 1), nn.BatchNorm2d(c1), nn.LeakyReLU(0.2),
             nn.Conv2d(c1, c2, 4, 2, 1), nn.BatchNorm2d(c2), nn.LeakyReLU(0.2),
@@ -33,7 +31,7 @@ class ApeGanDiscriminator(nn.Module):
 
     def __init__(self, num_classes=None, width=1.0, in_channels=1, image_size=28):
         super().__init__()
-        c1, c2 = _scaled(width, 64, 128)
+        c1, c2 = scaled(width, 64, 128)
         side = image_size // 4
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, c1, 4, 2, 1), nn.LeakyReLU(0.2),

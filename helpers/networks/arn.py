@@ -9,6 +9,8 @@ follows ARN's released code (ADD's table does not list it).
 import torch
 from torch import nn
 
+from helpers.networks.scaling import scaled
+
 # side of the image -> kernel of the second convolution (of the last but one in the generator)
 SECOND_KERNEL = {28: 2, 32: 4}
 
@@ -17,10 +19,6 @@ def _kernels(image_size):
     if image_size not in SECOND_KERNEL:
         raise ValueError(f"the ARN networks exist for images of side {sorted(SECOND_KERNEL)}, got {image_size}")
     return (4, SECOND_KERNEL[image_size], 4, 4, 4)
-
-
-def _scaled(width, *channels):
-    return [max(1, round(width * c)) for c in channels]
 
 
 def _block(conv, c_in, c_out, kernel):
@@ -44,10 +42,10 @@ class Encoder(nn.Module):
 
     def __init__(self, num_classes=None, width=1.0, in_channels=1, image_size=28, variational=False):
         super().__init__()
-        sizes = [in_channels, *_scaled(width, 128, 256, 512, 1024)]
+        sizes = [in_channels, *scaled(width, 128, 256, 512, 1024)]
         kernels = _kernels(image_size)
         self.features = nn.Sequential(*(_block(nn.Conv2d, a, b, k) for a, b, k in zip(sizes, sizes[1:], kernels)))
-        self.code_size = _scaled(width, 2048)[0]
+        self.code_size = scaled(width, 2048)[0]
         self.mean = nn.Conv2d(sizes[-1], self.code_size, kernels[-1], 2, 1)
         self.log_variance = nn.Conv2d(sizes[-1], self.code_size, kernels[-1], 2, 1) if variational else None
         self.apply(_initialise)
@@ -63,7 +61,7 @@ class Generator(nn.Module):
 
     def __init__(self, num_classes=None, width=1.0, in_channels=1, image_size=28, out_channels=None):
         super().__init__()
-        sizes = _scaled(width, 2048, 1024, 512, 256, 128)
+        sizes = scaled(width, 2048, 1024, 512, 256, 128)
         kernels = _kernels(image_size)[::-1]
         self.blocks = nn.Sequential(*(_block(nn.ConvTranspose2d, a, b, k) for a, b, k in zip(sizes, sizes[1:], kernels)))
         self.image = nn.ConvTranspose2d(sizes[-1], out_channels or in_channels, kernels[-1], 2, 1)
@@ -78,7 +76,7 @@ class AttackDiscriminator(nn.Module):
 
     def __init__(self, num_classes=3, width=1.0, in_channels=2048):
         super().__init__()
-        sizes = [in_channels, *_scaled(width, 1024, 256, 64)]
+        sizes = [in_channels, *scaled(width, 1024, 256, 64)]
         hidden = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
         self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], num_classes))
 
@@ -91,11 +89,11 @@ class ImageDiscriminator(nn.Module):
 
     def __init__(self, num_classes=None, width=1.0, in_channels=1, image_size=28):
         super().__init__()
-        sizes = [in_channels, *_scaled(width, 32, 64, 128, 256)]
+        sizes = [in_channels, *scaled(width, 32, 64, 128, 256)]
         layers = []
         for a, b, kernel in zip(sizes, sizes[1:], _kernels(image_size)):
             layers += [nn.Conv2d(a, b, kernel, 2, 1), nn.LeakyReLU(0.2)]
-        hidden = _scaled(width, 512)[0]
+        hidden = scaled(width, 512)[0]
         self.layers = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(2 * 2 * sizes[-1], hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1)
         )

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.networks.scaling import scaled
+
 
 def _stack(c_in, c_out, depth, stride):
     """`depth` 3×3 convolutions with BatchNorm and ReLU; the first one has the stride."""
@@ -25,7 +27,7 @@ class DenoisingUNet(nn.Module):
 
     def __init__(self, num_classes=None, width=1.0, in_channels=1):
         super().__init__()
-        c1, c2, c3 = (max(1, round(width * c)) for c in (64, 128, 256))
+        c1, c2, c3 = scaled(width, 64, 128, 256)
         self.down1 = _stack(in_channels, c1, 2, 1)
         self.down2 = _stack(c1, c2, 3, 2)
         self.down3 = _stack(c2, c3, 3, 2)

@@ -3,6 +3,8 @@
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.networks.scaling import scaled
+
 
 class LeNet5(nn.Module):
     """Classifier for 28×28 images: (N,in_channels,28,28) in [0,1] -> (N,num_classes) logits.
@@ -13,7 +15,7 @@ class LeNet5(nn.Module):
 
     def __init__(self, num_classes=10, width=1.0, in_channels=1):
         super().__init__()
-        c1, c2, hidden = (max(1, round(width * c)) for c in (32, 64, 200))
+        c1, c2, hidden = scaled(width, 32, 64, 200)
         self.conv1 = nn.Conv2d(in_channels, c1, 3, padding=1)
         self.conv2 = nn.Conv2d(c1, c2, 3, padding=1)
         self.linear1 = nn.Linear(7 * 7 * c2, hidden)

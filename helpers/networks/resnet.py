@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.networks.scaling import scaled
+
 # Per-channel mean and standard deviation of CIFAR-10's training images.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -68,15 +70,11 @@ class ResNet(nn.Module):
         return self.stem((x - self.mean) / self.std)
 
 
-def _scaled(width, *channels):
-    return tuple(max(1, round(width * c)) for c in channels)
-
-
 def resnet18(num_classes=10, width=1.0, in_channels=3):
     """ResNet-18 with a 3×3 stem and no initial pooling (11.2 M parameters at width 1)."""
-    return ResNet(_scaled(width, 64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels, pad_shortcut=False)
+    return ResNet(scaled(width, 64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels, pad_shortcut=False)
 
 
 def resnet110(num_classes=10, width=1.0, in_channels=3):
     """The CIFAR ResNet of 6·18+2 layers with parameter-free shortcuts (1.7 M at width 1)."""
-    return ResNet(_scaled(width, 16, 32, 64), (18, 18, 18), num_classes, in_channels, pad_shortcut=True)
+    return ResNet(scaled(width, 16, 32, 64), (18, 18, 18), num_classes, in_channels, pad_shortcut=True)

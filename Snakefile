@@ -1,0 +1,145 @@
+"""The graph behind `make reproduce`: targets → adversarial sets → defenses → notebooks → report.
+
+Every adversarial set and every defense is an artifact whose file name holds a hash of all its
+settings: one that exists is right, so its date is never looked at (`ancient`), and a step that
+is run again finds it in its place (`update`).  The targets come with a package.  A notebook
+makes whatever else it needs.  Every step renames its finished file into place, so there are no
+incomplete ones, whatever Snakemake fears after a kill.  With its own command, on a cluster say:
+
+    snakemake --ignore-incomplete --rerun-triggers input mtime --config profile=paper seeds=[0,1,2] ...
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+if config.get("friendly"):  # `make reproduce`: a display for people; Snakemake's own log stays a file
+    from helpers.reproduce import Progress
+
+    logger.handlers[:] = [Progress()]
+
+from helpers.pipeline import SEEN, Experiment
+
+PROFILE = config.get("profile", "quick")
+SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over strings
+
+# The graph -----------------------------------------------------------------------------------
+
+TABLE_1 = ["pgd_n", "pgd_t", "cw_n", "ddn_n", "aa_n", "jsma_t", "pgd_n_big", "aa_n_big"]
+DENOISERS = ["ape_gan_pp", "ape_gan_dp", "hgd_pp", "hgd_dp", "arn_pp", "arn_dp"]
+
+# notebook: what is made before it, as (defenses, adversarial test sets); all of MNIST
+NOTEBOOKS = {
+    "00_start_here": (["arn_pp"], ["pgd_n"]),
+    "21_arn_motivation": ([], ["pgd_n", "pgd_t", "aa_n", "ddn_n", "cw_n", "sta_n"]),
+    "22_arn_training": (["arn_pp", "arn_released_pp"], []),
+    "23_arn_pixel_attacks": (DENOISERS, TABLE_1),
+    "24_arn_leaked_defense": (["ape_gan_pp", "hgd_pp", "arn_pp"], []),
+}
+
+# The rules -----------------------------------------------------------------------------------
+
+PYTHON = shlex.quote(sys.executable)
+REPORTS = Path("reports", PROFILE)
+
+# Snakemake gives each step one thread.  That is right for several steps at once; a step that
+# runs alone may use all cores, or as many as the user's OMP_NUM_THREADS says.
+if workflow.cores == 1:
+    wanted = os.environ.get("OMP_NUM_THREADS")
+    shell.prefix(f"export OMP_NUM_THREADS={wanted}; " if wanted else "unset OMP_NUM_THREADS MKL_NUM_THREADS; ")
+
+# Notebooks are run again when the code they use changes; these two only run and show them.
+SOURCES = [f for f in Path("helpers").rglob("*") if f.suffix in (".py", ".csv")]
+SOURCES = sorted(f for f in SOURCES if f.name not in ("reproduce.py", "run.py", "report.py"))
+SOURCES.append(Path("helpers", "profiles", f"{PROFILE}.yaml"))
+
+
+def name_with(seed, name):
+    return f"{name}.seed{seed}" if seed else name
+
+
+STEMS = [name_with(seed, name) for seed in SEEDS for name in NOTEBOOKS]
+
+
+rule all:
+    input:
+        # all by name: Snakemake makes a missing file again only if somebody asks for it
+        [REPORTS / f"{stem}{kind}" for stem in STEMS for kind in (".ipynb", ".html")],
+        REPORTS / "index.html",
+
+
+rule report:
+    input:
+        [REPORTS / f"{stem}.ipynb" for stem in STEMS],
+        "helpers/report.py",
+        "helpers/report.html.j2",
+    output:
+        REPORTS / "index.html",
+        [REPORTS / f"{stem}.html" for stem in STEMS],
+    message:
+        "report"
+    shell:
+        f"{PYTHON} -m helpers.report {REPORTS}"
+
+
+for seed in SEEDS:
+    lab = Experiment(PROFILE, "mnist", seed)
+    options = f"--profile {PROFILE} --dataset mnist --seed {seed}"
+    defenses = sorted({name for needs, _ in NOTEBOOKS.values() for name in needs})
+    seen = {name: SEEN[name.rpartition("_")[2]] for name in defenses}
+    sets = {(attack, "train") for attacks in seen.values() for attack in attacks}
+    sets |= {(attack, "test") for _, needs in NOTEBOOKS.values() for attack in needs}
+
+    for attack, split in sorted(sets):
+
+        rule:
+            name:
+                name_with(seed, f"adversarial_{attack}_{split}")
+            output:
+                update(lab.adversarial_path(attack, split)),
+            params:
+                f"adversarial {attack} --split {split} {options}",
+            message:
+                f"adversarial set {attack}, {split} images, seed {seed}"
+            shell:
+                f"{PYTHON} -m helpers.pipeline {{params}}"
+
+    for defense in defenses:
+
+        rule:
+            name:
+                name_with(seed, f"defense_{defense}")
+            input:
+                [ancient(lab.adversarial_path(attack, "train")) for attack in seen[defense]],
+            output:
+                update(lab.defense_path(defense)),
+            params:
+                f"defense {defense} {options}",
+            message:
+                f"defense {defense}, seed {seed}"
+            shell:
+                f"{PYTHON} -m helpers.pipeline {{params}}"
+
+    for notebook, (needs, attacks) in NOTEBOOKS.items():
+        stem = name_with(seed, notebook)
+
+        rule:
+            name:
+                f"notebook_{stem}"
+            input:
+                f"notebooks/{notebook}.ipynb",
+                SOURCES,
+                [ancient(lab.defense_path(defense)) for defense in needs],
+                [ancient(lab.adversarial_path(attack)) for attack in attacks],
+            output:
+                REPORTS / f"{stem}.ipynb",
+            log:  # unlike an output, a log survives a failure, and with it the traceback
+                REPORTS / "logs" / f"{stem}.ipynb",
+            params:
+                f"-p profile {PROFILE} -p seed {seed}",
+            message:
+                f"notebook {notebook}, seed {seed}"
+            shell:
+                f"{PYTHON} -m helpers.run {{input[0]}} {{log}} {{params}}"
+                " && cp {log} {output}.part && mv {output}.part {output}"

@@ -1,0 +1,98 @@
+"""Rates, intervals, verdicts and the comparison with the ledger."""
+
+import json
+
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from helpers import evaluation, profiles
+from helpers.evaluation import Comparison, Rate, error_rate, predict, verdict
+from helpers.pipeline import Experiment
+
+
+class Brightest(nn.Module):
+    """Gives each image the number of its brightest column."""
+
+    def forward(self, x):
+        return x.sum((1, 2))
+
+
+def bars(columns, width=4):
+    x = torch.zeros(len(columns), 1, 3, width)
+    x[torch.arange(len(columns)), :, :, torch.tensor(columns)] = 1
+    return x
+
+
+def test_error_rate_counts_wrong_labels():
+    rate = error_rate(Brightest(), bars([0, 1, 2, 3]), torch.tensor([0, 1, 0, 0]))
+    assert (rate.count, rate.n, rate.value) == (2, 4, 50.0)
+
+
+def test_error_rate_uses_the_first_labels_of_a_longer_list():
+    assert error_rate(Brightest(), bars([2, 3]), torch.tensor([2, 3, 9, 9])).count == 0
+
+
+def test_predictions_do_not_depend_on_the_batch_size():
+    x = bars([0, 3, 1, 2, 2, 1, 3])
+    assert predict(Brightest(), x, batch_size=3).tolist() == [0, 3, 1, 2, 2, 1, 3]
+
+
+@pytest.mark.parametrize("count, n", [(0, 50), (1, 100), (37, 100), (500, 500)])
+def test_interval_is_wilsons(count, n):
+    expected = binomtest(count, n).proportion_ci(0.95, method="wilson")
+    low, high = Rate(count, n).interval
+    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "paper, ours, adaptive, words",
+    [
+        (2.0, Rate(20, 1000), None, "as claimed"),
+        (2.0, Rate(200, 1000), None, "worse than claimed"),
+        (60.0, Rate(200, 1000), None, "better than claimed"),
+        (2.0, Rate(20, 1000), Rate(900, 1000), "as claimed, broken"),
+        (2.0, Rate(20, 1000), Rate(899, 1000), "as claimed, weakened"),
+        (2.0, Rate(20, 1000), Rate(60, 1000), "as claimed, stands"),
+    ],
+)
+def test_verdict_words(paper, ours, adaptive, words):
+    assert verdict(paper, ours, adaptive) == words
+
+
+def test_verdict_allows_for_few_images():
+    assert verdict(2.0, Rate(1, 10)) == "as claimed"  # 10 %, but of ten images
+
+
+def test_a_quick_profile_is_not_held_against_the_paper():
+    assert verdict(2.0, Rate(90, 100), comparable=False) == "not comparable"
+    assert verdict(2.0, Rate(2, 100), Rate(100, 100), comparable=False) == "broken"
+
+
+def test_comparison_takes_the_published_number_from_the_ledger(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    table = Comparison("23_test", Experiment("quick"))
+    table.add("arn/t1/lenet/arn_pp/jsma_t", Rate(8, 50), reason="few images")
+    table.add("arn/t1/lenet/arn_pp/aa_n", Rate(30, 500), Rate(100, 100))
+    frame = table.frame()
+    assert frame["paper"].tolist() == ["16.8", "2.4"]
+    assert frame["defense"].unique().tolist() == ["arn_pp"]
+    assert frame["verdict"].tolist() == ["not comparable", "broken"]
+    assert frame["deviation"].tolist() == ["few images", ""]
+
+    saved = json.loads((tmp_path / table.save()).read_text())
+    assert saved["profile"] == "quick" and saved["comparable"] is profiles.load("quick").comparable
+    assert saved["rows"][1]["ours"]["n"] == 500 and saved["rows"][1]["adaptive"]["value"] == 100.0
+    assert {"device", "versions", "commit", "seed"} <= set(saved)
+
+
+def test_each_seed_has_its_own_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    names = {str(Comparison("23_test", Experiment("quick", seed=seed)).save()) for seed in (0, 1)}
+    assert names == {"results/quick/23_test.json", "results/quick/23_test.seed1.json"}
+
+
+def test_an_unknown_ledger_id_is_an_error():
+    with pytest.raises(LookupError, match="arn_pp"):
+        Comparison("23_test", Experiment("quick")).add("arn/t1/lenet/arn_pp/pgd_x", Rate(1, 2))

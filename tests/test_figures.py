@@ -1,0 +1,73 @@
+"""Figures and explorers, by what they show."""
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from helpers import figures, widgets  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def close_all():
+    yield
+    plt.close("all")
+
+
+def test_wrong_predictions_are_red_and_right_ones_green():
+    images = torch.rand(2, 1, 28, 28)
+    figure = figures.image_grid({"natural": images}, {"natural": torch.tensor([3, 4])}, torch.tensor([3, 5]))
+    captions = [(axis.get_xlabel(), axis.xaxis.label.get_color()) for axis in figure.axes]
+    assert captions == [("3", figures.RIGHT), ("4", figures.WRONG)]
+
+
+def test_image_grid_shows_colour_images_as_they_are():
+    images = torch.rand(1, 3, 32, 32)
+    shown = figures.image_grid({"natural": images}).axes[0].images[0].get_array()
+    assert torch.allclose(torch.as_tensor(shown).float(), images[0].permute(1, 2, 0))
+
+
+def test_map_grid_centres_signed_maps_at_zero():
+    figure = figures.map_grid({"Δ": [torch.tensor([[-1.0, 0.5]])], "ℱ": [torch.tensor([[0.0, 0.5]])]}, ["a"])
+    assert [axis.images[0].get_clim() for axis in figure.axes] == [(-1.0, 1.0), (0.0, 0.5)]
+
+
+def test_bars_have_the_given_heights():
+    figure = figures.bars({("pgd_n", "arn_pp"): 10.0, ("pgd_n", "hgd_pp"): 30.0, ("aa_n", "arn_pp"): 20.0}, "errors")
+    heights = sorted(bar.get_height() for bar in figure.axes[0].patches if bar.get_height() > 0)
+    assert heights == [10.0, 20.0, 30.0]
+
+
+def test_heatmap_writes_its_numbers():
+    figure = figures.heatmap(pd.DataFrame({"pgd_n": {"arn_pp": 12.34}}), "errors")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["12.3"]
+
+
+def test_histories_draw_one_panel_a_loss():
+    figure = figures.histories([{"mse": 2.0, "adv": 1.0}, {"mse": 1.0, "adv": 3.0}], {"mse": "MSE", "adv": "adv"})
+    assert [axis.lines[0].get_ydata().tolist() for axis in figure.axes] == [[2.0, 1.0], [1.0, 3.0]]
+
+
+def test_moving_the_slider_turns_the_page():
+    def page(value):
+        figure, axis = plt.subplots()
+        axis.set_title(str(value))
+        return figure
+
+    box = widgets.flip_through({value: page(value) for value in (0.1, 0.2)}, "ε")
+    slider, picture = box.children
+    first = picture.value
+    slider.value = 0.2
+    assert picture.value != first and bytes(picture.value).startswith(b"\x89PNG")
+    slider.value = 0.1
+    assert picture.value == first
+    assert not plt.get_fignums(), "rendered figures must be closed, or the notebook shows them twice"
+
+
+def test_an_explorer_without_pages_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        widgets.flip_through({}, "ε")

@@ -1,0 +1,153 @@
+"""Networks: shapes, published sizes, and that memory format and origin do not change the function."""
+
+import pytest
+import torch
+
+from helpers.attacks.advertorch import library
+from helpers.networks import NETWORKS, build
+
+CLASSIFIERS = ["lenet5", "resnet18", "resnet110"]
+DENOISERS = ["ape_gan_generator", "hgd_unet"]
+SIDED = ["encoder", "generator", "image_discriminator", "ape_gan_discriminator"]  # take image_size
+
+
+def small(name, in_channels=1, side=28, width=0.1, **more):
+    if name in SIDED:
+        more["image_size"] = side
+    return build(name, width=width, in_channels=in_channels, **more).eval()
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("name, side", [("lenet5", 28), ("resnet18", 28), ("resnet18", 32), ("resnet110", 32)])
+def test_classifiers_give_a_logit_per_class(name, side, in_channels):
+    x = torch.rand(2, in_channels, side, side)
+    network = small(name, in_channels, side, num_classes=7)
+    assert network(x).shape == (2, 7)
+    first = network.first_features(x)
+    assert first.shape[0] == 2 and first.shape[2:] == (side, side) and first.min() == 0
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("side", [28, 32])
+@pytest.mark.parametrize("name", DENOISERS)
+def test_denoisers_keep_the_shape(name, side, in_channels):
+    x = torch.rand(2, in_channels, side, side)
+    assert small(name, in_channels, side)(x).shape == x.shape
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("side", [28, 32])
+def test_encoder_and_generator_meet_at_the_code(side, in_channels):
+    x = torch.rand(2, in_channels, side, side)
+    code = small("encoder", in_channels, side)(x)
+    assert code.shape == (2, 205)
+    assert small("generator", in_channels, side)(code).shape == x.shape
+    assert small("attack_discriminator", 205, num_classes=4)(code).shape == (2, 4)
+
+
+def test_the_variational_encoder_gives_mean_and_log_variance():
+    mean, log_variance = small("encoder", variational=True)(torch.rand(2, 1, 28, 28))
+    assert mean.shape == log_variance.shape == (2, 205) and not torch.equal(mean, log_variance)
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("side", [28, 32])
+@pytest.mark.parametrize("name", ["image_discriminator", "ape_gan_discriminator"])
+def test_image_discriminators_give_one_logit_an_image(name, side, in_channels):
+    assert small(name, in_channels, side)(torch.rand(3, in_channels, side, side)).shape == (3,)
+
+
+def test_generators_stay_in_the_unit_range_however_wild_their_weights():
+    for network, x in [(small("generator"), torch.randn(4, 205)), (small("ape_gan_generator"), torch.rand(4, 1, 28, 28))]:
+        for p in network.parameters():
+            p.data.mul_(30)
+        out = network(x)
+        assert out.min() >= 0 and out.max() <= 1 and out.max() - out.min() > 0.5
+
+
+def test_the_unet_subtracts_the_noise_it_predicts():
+    network, x = small("hgd_unet"), torch.rand(2, 1, 28, 28)
+    network.noise.weight.data.zero_()
+    network.noise.bias.data.fill_(0.25)
+    torch.testing.assert_close(network(x), x - 0.25)
+
+
+@pytest.mark.parametrize("name, in_channels, more, count", [
+    ("resnet18", 3, {}, 11_173_962),  # the usual count of this form of ResNet-18
+    ("resnet110", 3, {}, 1_727_962),  # He et al., Table 6: 1.7 M
+    ("lenet5", 1, {}, 32 * 10 + 64 * 289 + 200 * 3137 + 2010),
+    # ADD-Defense, Table 4: convolutions 128, 256, 512, 1024, 2048 with 4x4 kernels, one of 2x2 at side 28
+    ("encoder", 1, {"image_size": 32}, 16 * (128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024 * 2048) + 3968 + 3840),
+    ("encoder", 1, {}, 16 * (128 + 256 * 512 + 512 * 1024 + 1024 * 2048) + 4 * 128 * 256 + 3968 + 3840),
+])
+def test_the_published_networks_have_the_published_size(name, in_channels, more, count):
+    assert parameters(build(name, in_channels=in_channels, **more)) == count
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "attack_discriminator"])
+def test_twice_the_width_is_about_four_times_the_parameters(name):
+    half, full = (parameters(small(name, width=width)) for width in (0.25, 0.5))
+    assert 3 < full / half < 4.2
+
+
+def test_lenet_is_advertorchs(digits):
+    library()
+    from advertorch.test_utils import LeNet5
+
+    theirs, x = LeNet5().eval(), torch.rand(4, 1, 28, 28)
+    ours = build("lenet5", in_channels=1).eval()
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_the_shipped_targets_are_as_good_as_published(lenet, robust_lenet, digits):
+    from conftest import error
+
+    assert error(lenet, *digits) <= 0.02 and error(robust_lenet, *digits) <= 0.03
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_channels_last_is_the_same_function(name):
+    network = small(name, in_channels=205 if name == "attack_discriminator" else 1)
+    if name in ("attack_discriminator", "generator"):
+        x = torch.rand(2, 205)
+    else:
+        x = torch.rand(2, 1, 28, 28)
+    fast = network(x)
+    plain = network.to(memory_format=torch.contiguous_format)(x)
+    torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS[:2] + DENOISERS)
+def test_build_gives_convolutions_in_channels_last_format(name):
+    weights = [p for p in small(name, in_channels=3).parameters() if p.ndim == 4]
+    assert weights and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS[1:])
+def test_normalisation_lives_inside(name):
+    """A black CIFAR image is not a zero to the network: (0 − mean)/std is."""
+    from helpers.networks.resnet import CIFAR_MEAN, CIFAR_STD
+
+    network = small(name, in_channels=3)
+    mean, std = (torch.tensor(t).view(1, 3, 1, 1) for t in (CIFAR_MEAN, CIFAR_STD))
+    seen = []
+    network.stem.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    x = torch.rand(1, 3, 32, 32)
+    network(x)
+    torch.testing.assert_close(seen[0], (x - mean) / std)
+
+
+def test_errors_name_the_choices():
+    with pytest.raises(ValueError, match="unknown network 'lenet'.*lenet5.*resnet18"):
+        build("lenet")
+    for width in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match=f"width must be positive, got {width}"):
+            build("lenet5", width=width)
+    for name in ("encoder", "generator", "image_discriminator"):
+        with pytest.raises(ValueError, match=r"\[28, 32\], got 30"):
+            build(name, image_size=30)

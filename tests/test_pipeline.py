@@ -1,0 +1,259 @@
+"""The pipeline: a whole miniature experiment, and keys that tell one setting from another."""
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from helpers import data, defenses, device, profiles
+from helpers.attacks import ATTACKS
+from helpers.pipeline import Experiment, load_target
+from helpers.training import fit
+
+MINI = """
+name: mini
+notice: For the tests.
+comparable: false
+source: sample
+precision: fp32
+datasets:
+  mnist:
+    train: 20
+    test: 30
+    adaptive_test: 10
+    target: lenet5_clean
+    robust_targets: {at_pgd: lenet5_adv}
+    attacks:
+      pgd_n: {attack: pgd, settings: {eps: 0.3, steps: 3}}
+      pgd_t: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
+      ddn_n: {attack: ddn, settings: {steps: 3}}
+      sta_n: {attack: sta, settings: {steps: 3}, test: 5}
+    methods:
+      arn: {method: arn, epochs: 2, batch_size: 10, settings: {width: 0.03}}
+      arn_released: {method: arn_released, epochs: 1, batch_size: 10, settings: {width: 0.03}}
+      ape_gan: {method: ape_gan, epochs: 1, batch_size: 10, settings: {width: 0.05}}
+      hgd: {method: hgd, epochs: 1, batch_size: 10, settings: {width: 0.05}}
+      at_own: {method: adversarial_training, data: labels, epochs: 1, batch_size: 10, settings: {width: 0.2, steps: 2}}
+"""
+
+
+@pytest.fixture
+def mini(tmp_path, monkeypatch):
+    """A function that writes the profile `mini`, changed or not, and opens it."""
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    monkeypatch.setattr(profiles, "NAMES", ["mini"])
+
+    def opened(change=lambda content: None, seed=0):
+        content = yaml.safe_load(MINI)
+        change(content)
+        (tmp_path / "mini.yaml").write_text(yaml.safe_dump(content))
+        return Experiment("mini", "mnist", seed)
+
+    return opened
+
+
+def written(tmp_path):
+    """Artifacts on disk with their times: what a load leaves as it is."""
+    return {file.name: file.stat().st_mtime_ns for file in (tmp_path / "artifacts").glob("*.safetensors")}
+
+
+# --- from end to end -------------------------------------------------------------------------------
+
+
+def test_target_adversarial_set_denoiser_defended_and_white_box_set(mini, tmp_path):
+    lab = mini()
+    x, y = lab.images()
+    assert x.shape == (30, 1, 28, 28) and torch.equal(x.cpu(), data.load("mnist", "test", n=30)[0])
+
+    x_adv = lab.adversarial("pgd_n")
+    assert x_adv.shape == x.shape and (x_adv - x).abs().max() <= 0.3 + 1e-6
+    denoiser, defended = lab.denoiser("arn_pp"), lab.defended("arn_pp")
+    assert torch.equal(defended(x_adv), lab.target()(denoiser(x_adv)))
+    for network in (lab.target(), denoiser, defended):
+        assert not any(m.training for m in network.modules())
+        assert not any(p.requires_grad for p in network.parameters())
+    assert [set(epoch) for epoch in lab.history("arn_pp")] == [{"mse", "att", "nor", "adv", "d_attack", "d_image"}] * 2
+    white_box = lab.adversarial("pgd_n", threat="white_box", defense="arn_pp")
+    assert white_box.shape == (10, 1, 28, 28) and not torch.equal(white_box, x_adv[:10])
+
+    made = written(tmp_path)
+    assert len(made) == 5  # two sets to train on, the denoiser, the test set, the white-box set
+    again = mini()
+    assert torch.equal(again.adversarial("pgd_n"), x_adv)
+    assert torch.equal(again.defended("arn_pp")(x_adv), defended(x_adv))
+    assert torch.equal(again.adversarial("pgd_n", threat="white_box", defense="arn_pp"), white_box)
+    assert written(tmp_path) == made  # loaded, not made again
+
+
+def test_the_pipeline_does_what_its_parts_do_by_hand(mini):
+    lab = mini()
+    target = load_target("lenet5_clean")
+    x, y = (t.to(device()) for t in data.load("mnist", "train", n=20))
+    settings = {"eps": 0.3, "steps": 3, "seed": 0}
+    pgd_n = ATTACKS["pgd"](target, x, y, **settings)
+    pgd_t = ATTACKS["pgd"](target, x, lab.targets("train"), targeted=True, **settings)
+    assert torch.equal(lab.adversarial("pgd_n", "train"), pgd_n)
+    assert torch.equal(lab.adversarial("pgd_t", "train"), pgd_t)
+
+    torch.manual_seed(0)
+    method = defenses.build("arn", width=0.03, seen=2)
+    pairs = {"natural": x, "adversarial": torch.stack([pgd_n, pgd_t], 1)}
+    history = fit(method, pairs, epochs=2, batch_size=10, seed=0)
+    torch.testing.assert_close(lab.denoiser("arn_pp")(x), method(x))
+    for got, expected in zip(lab.history("arn_pp"), history, strict=True):
+        assert got == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("defense", ["arn_dp", "arn_ps", "arn_released_pp", "ape_gan_pp", "hgd_dp", "at_own", "at_pgd", "none"])
+def test_every_defense_of_the_profile_can_be_had(mini, defense):
+    lab = mini()
+    x = lab.images()[0][:3]
+    assert lab.defended(defense)(x).shape == (3, 10)
+    assert lab.denoiser(defense)(x).shape == x.shape
+    if defense in ("none", "at_own", "at_pgd"):
+        assert isinstance(lab.denoiser(defense), nn.Identity)
+    bare = torch.equal(lab.defended(defense)(x), lab.target()(x))
+    assert bare == (defense == "none")
+
+
+def test_an_attack_runs_on_the_number_of_images_the_profile_gives_it(mini):
+    lab = mini()
+    assert len(lab.adversarial("pgd_n")) == 30 and len(lab.adversarial("sta_n")) == 5
+    assert len(lab.adversarial("ddn_n", "train")) == 20
+    assert len(lab.adversarial("ddn_n", threat="white_box", defense="at_pgd")) == 10
+
+
+def test_a_white_box_attack_meets_the_defense_and_an_oblivious_one_the_bare_target(mini):
+    lab = mini()
+    for threat, defense, n, victim in [
+        ("oblivious", "none", 30, lab.target()), ("white_box", "at_pgd", 10, load_target("lenet5_adv")),
+    ]:
+        expected = ATTACKS["pgd"](victim, *lab.images("test", n), eps=0.3, steps=3, seed=0)
+        assert torch.equal(lab.adversarial("pgd_n", threat=threat, defense=defense), expected)
+    with pytest.raises(ValueError, match="unknown threat model: 'grey_box'; choose one of white_box, bpda"):
+        lab.adversarial("pgd_n", threat="grey_box", defense="at_pgd")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_targets_never_equal_the_labels(mini, split):
+    lab = mini(seed=3)
+    targets, labels = lab.targets(split), lab.images(split)[1]
+    assert targets.shape == labels.shape and (targets != labels).all()
+    assert torch.equal(targets, lab.targets(split)) and not torch.equal(targets, mini(seed=4).targets(split))
+
+
+def test_a_targeted_set_comes_closer_to_its_targets(mini):
+    def towards(x, targets):
+        with torch.no_grad():
+            return lab.target()(x).log_softmax(1).gather(1, targets[:, None]).mean()
+
+    lab = mini()
+    targets = lab.targets()
+    assert towards(lab.adversarial("pgd_t"), targets) > towards(lab.images()[0], targets) + 1
+
+
+# --- keys ------------------------------------------------------------------------------------------
+
+
+def change(place, value):
+    """Sets content["datasets"]["mnist"][...place] of the profile."""
+
+    def changed(content):
+        *path, last = ["datasets", "mnist", *place.split(".")]
+        for name in path:
+            content = content[name]
+        content[last] = value
+
+    return changed
+
+
+def paths(lab):
+    return {
+        "set": lab.adversarial_path("pgd_n"),
+        "train": lab.adversarial_path("pgd_n", "train"),
+        "denoiser": lab.defense_path("arn_pp"),
+        "white_box": lab.adversarial_path("pgd_n", threat="white_box", defense="arn_pp"),
+        "other": lab.defense_path("at_own"),
+    }
+
+
+ALL = {"set", "train", "denoiser", "white_box", "other"}
+
+
+@pytest.mark.parametrize("place, value, moved", [
+    ("attacks.pgd_n.settings.eps", 0.2, ALL - {"other"}),
+    ("attacks.pgd_t.settings.steps", 4, {"denoiser", "white_box"}),
+    ("attacks.sta_n.settings.steps", 4, set()),
+    ("methods.arn.epochs", 3, {"denoiser", "white_box"}),
+    ("methods.arn.batch_size", 5, {"denoiser", "white_box"}),
+    ("methods.arn.settings.width", 0.04, {"denoiser", "white_box"}),
+    ("methods.hgd.epochs", 3, set()),
+    ("target", "lenet5_adv", ALL - {"other"}),
+    ("train", 10, ALL - {"set"}),
+    ("test", 20, {"set", "white_box"}),
+    ("adaptive_test", 20, {"white_box"}),
+])
+def test_a_changed_setting_moves_what_it_determines_and_nothing_else(mini, place, value, moved):
+    before, after = paths(mini()), paths(mini(change(place, value)))
+    assert {name for name in before if before[name] != after[name]} == moved
+
+
+def test_seed_and_precision_move_everything_they_determine(mini):
+    before = paths(mini())
+    assert not set(paths(mini(seed=1)).values()) & set(before.values())
+    after = paths(mini(lambda content: content.update(precision="bf16")))
+    assert {name for name in before if before[name] != after[name]} == {"denoiser", "white_box", "other"}
+
+
+def test_words_that_compute_nothing_move_nothing(mini):
+    assert paths(mini(lambda content: content.update(notice="Other words."))) == paths(mini())
+
+
+def test_changes_in_the_call_move_their_artifact(mini):
+    lab = mini()
+    sets = [lab.adversarial_path("pgd_n", **more) for more in (
+        {}, {"eps": 0.2}, {"steps": 4}, {"split": "train"}, {"threat": "white_box", "defense": "arn_pp"},
+        {"threat": "bpda", "defense": "arn_pp"}, {"threat": "white_box", "defense": "arn_dp"})]
+    denoisers = [lab.defense_path("arn_pp", **more) for more in (
+        {}, {"without": ["nor"]}, {"without": ["att"]}, {"theta": 0.2})]
+    assert len(set(sets)) == len(sets) and len(set(denoisers)) == len(denoisers)
+
+
+def test_paths_are_where_the_artifacts_lie(mini, tmp_path):
+    lab = mini()
+    lab.adversarial("pgd_n")
+    lab.defended("at_own")
+    assert lab.adversarial_path("pgd_n").exists() and lab.defense_path("at_own").exists()
+
+
+def test_an_ablation_is_another_denoiser(mini):
+    lab = mini()
+    x = lab.images()[0][:3]
+    assert not torch.equal(lab.denoiser("arn_pp")(x), lab.denoiser("arn_pp", without=["nor"])(x))
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"profile": "nope"}, "unknown profile 'nope'; choose one of .*quick"),
+    ({"dataset": "imagenet"}, "unknown data set of profile quick: 'imagenet'; choose one of .*mnist"),
+])
+def test_an_unknown_experiment_is_an_error_with_the_choices(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(**settings)
+
+
+@pytest.mark.parametrize("ask, message", [
+    (lambda lab: lab.adversarial("pgd"), "unknown attack.*'pgd'.*pgd_n, pgd_t"),
+    (lambda lab: lab.adversarial("pgd_n", eps=-1), "eps must be positive"),
+    (lambda lab: lab.defended("anr_pp"), "unknown method.*'anr'.*arn, arn_released"),
+    (lambda lab: lab.defended("arn_xx"), "unknown pair of seen attacks.*'xx'.*pp, dp, ps"),
+    (lambda lab: lab.defended("arn"), "unknown.*arn"),
+    (lambda lab: lab.denoiser("arn_pp", without=["mse"]), "unknown loss terms"),
+    (lambda lab: load_target("lenet"), "unknown target: 'lenet'; choose one of lenet5_clean, lenet5_adv"),
+])
+def test_an_unknown_name_is_an_error_with_the_choices_and_leaves_nothing(mini, tmp_path, ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(mini())
+    assert not any("arn" in name for name in written(tmp_path))

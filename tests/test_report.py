@@ -1,0 +1,108 @@
+"""The report shows what executed notebooks hold and what the results say, whatever is missing."""
+
+import base64
+import json
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from helpers import report
+
+PNG = base64.b64encode(b"\x89PNG a picture").decode()
+TABLE = '<table border="1" class="dataframe"><tr><td>as claimed, broken</td><td>6.0 (4–8)</td></tr></table>'
+
+
+def output(**data):
+    return v4.new_output("display_data", {kind.replace("_", "/"): value for kind, value in data.items()})
+
+
+def write(folder, name, *cells):
+    folder.mkdir(exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=list(cells)), folder / f"{name}.ipynb")
+
+
+def cell(*outputs):
+    return v4.new_code_cell("1 + 1", outputs=list(outputs))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "quick"
+    write(
+        folder, "00_first",
+        v4.new_markdown_cell("# The *first* one\n\nWhat you will learn.\n\nNot this."),
+        v4.new_markdown_cell("Some text.\n\n## 1. A picture of $x^2$"),
+        cell(output(image_png=PNG, text_plain="<Figure>")),
+        v4.new_markdown_cell("## A table"),
+        cell(output(text_html=TABLE)),
+        cell(output(text_html="<b>no table</b>"), v4.new_output("stream", text="printed")),
+    )  # fmt: skip
+    return folder
+
+
+def page(folder, results=None):
+    return report.build(folder, results or folder / "missing").read_text()
+
+
+def test_figures_and_tables_stand_under_their_headings(folder):
+    text = page(folder)
+    places = [text.index(part) for part in ("1. A picture of $x^2$</h3>", PNG, "A table</h3>", 'class="dataframe"')]
+    assert places == sorted(places)
+
+
+def test_title_and_first_paragraph_are_shown_and_the_rest_is_linked(folder):
+    text = page(folder)
+    assert "The <em>first</em> one</h2>" in text and "What you will learn." in text
+    assert "Not this." not in text and "Some text." not in text and "printed" not in text
+    assert 'href="00_first.html"' in text
+    assert "Not this." in (folder / "00_first.html").read_text()
+
+
+def test_verdicts_are_marked_and_pandas_borders_go(folder):
+    text = page(folder)
+    assert '<span class="verdict as-claimed">as claimed</span> <span class="verdict broken">broken</span>' in text
+    assert 'border="1"' not in text and "<style scoped>" not in text
+
+
+def test_a_notebook_without_outputs_or_text_is_no_obstacle(folder):
+    write(folder, "01_bare", v4.new_code_cell("pass"))
+    write(folder, "02_empty")
+    text = page(folder)
+    assert "01_bare</h2>" in text and "02_empty</h2>" in text
+
+
+def test_the_notice_of_the_profile_is_shown_and_an_unknown_one_refused(folder):
+    assert "not comparable" in page(folder)
+    with pytest.raises(ValueError, match="unknown profile 'other'; choose one of"):
+        page(folder.rename(folder.with_name("other")))
+
+
+def test_nothing_is_loaded_from_outside(folder):
+    assert "://" not in page(folder)
+
+
+def test_a_widget_is_replaced_by_a_note_in_the_notebook_page(folder):
+    kind = "application/vnd.jupyter.widget-view+json"
+    write(folder, "03_widget", cell(v4.new_output("display_data", {kind: {"model_id": "1"}, "text/plain": "VBox()"})))
+    page(folder)
+    assert "interactive: run this cell" in (folder / "03_widget.html").read_text()
+
+
+def test_results_become_verdicts_with_numbers(folder, tmp_path):
+    rate = {"value": 6.04, "n": 500, "low": 4.2, "high": 8.5}
+    row = {"id": "arn/t1/<x>", "defense": "arn_pp", "attack": "pgd_n", "paper": 1.85, "ours": rate}
+    content = {
+        "notebook": "00_first", "profile": "quick", "seed": 1, "commit": None, "device": "an abacus",
+        "versions": {"torch": "2.0"}, "made": "2026-01-02T03:04:05+00:00",
+        "rows": [
+            row | {"adaptive": rate | {"value": 100.0}, "verdict": "as claimed, broken"},
+            row | {"adaptive": None, "verdict": "a new word"},
+        ],
+    }  # fmt: skip
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "00_first.seed1.json").write_text(json.dumps(content))
+    text = page(folder, tmp_path / "results")
+    for part in ("6.0 <small>4–8</small>", "100.0 <small>", "1.9</td>", "a new word</span> 1", "an abacus", "seed 1"):
+        assert part in text
+    assert "arn/t1/&lt;x&gt;" in text and "<x>" not in text

@@ -1,0 +1,212 @@
+"""The training loop: what it promises about data, history, precision, and being killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helpers import ROOT, defenses, device
+from helpers.training import fit
+
+
+class Regression(nn.Module):
+    """A toy method: learn to double, from noisy images; remembers its batches and their precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.seen, self.dtypes = [], set()
+
+    def optimizers(self):
+        return {"layer": torch.optim.Adam(self.layer.parameters(), 0.05)}
+
+    def training_step(self, batch, optimizers):
+        self.seen.append(batch["index"].tolist())
+        output = self.layer(batch["x"])
+        self.dtypes.add(output.dtype)
+        loss = F.mse_loss(output.float(), 2 * batch["x"])
+        self.zero_grad()
+        loss.backward()
+        optimizers["layer"].step()
+        return {"mse": loss.detach(), "one": torch.ones(())}
+
+
+def toy(n=20):
+    return {"x": torch.rand(n, 4), "index": torch.arange(n)}
+
+
+def test_the_loss_falls_and_the_history_holds_the_reported_losses_by_epoch():
+    history = fit(Regression(), toy(), epochs=60, batch_size=5, seed=0)
+    assert len(history) == 60
+    assert all(set(epoch) == {"mse", "one"} and epoch["one"] == 1 for epoch in history)
+    assert history[-1]["mse"] < 0.05 * history[0]["mse"]
+
+
+def test_the_history_is_the_mean_over_an_epochs_batches():
+    class Counting(Regression):
+        def training_step(self, batch, optimizers):
+            self.seen.append(batch["index"])
+            return {"sum": batch["index"].float().sum()}
+
+    history = fit(Counting(), toy(20), epochs=2, batch_size=5, seed=0)
+    assert history == [{"sum": 190 / 4}] * 2
+
+
+def test_each_epoch_takes_every_image_once_in_a_new_order():
+    method = Regression()
+    fit(method, toy(20), epochs=2, batch_size=5, seed=0)
+    first, second = sum(method.seen[:4], []), sum(method.seen[4:], [])
+    assert sorted(first) == sorted(second) == list(range(20)) and first != second
+
+
+def test_only_whole_batches_are_used_and_rows_stay_together():
+    class Checking(Regression):
+        def training_step(self, batch, optimizers):
+            assert len(batch["x"]) == 6
+            assert torch.equal(batch["x"][:, 0], batch["index"].float())
+            return super().training_step(batch, optimizers)
+
+    data = {"x": torch.arange(20.0)[:, None].repeat(1, 4), "index": torch.arange(20)}
+    method = Checking()
+    fit(method, data, epochs=1, batch_size=6, seed=0)
+    assert len(method.seen) == 3
+
+
+def test_the_seed_alone_decides_and_the_callers_generator_is_left_alone():
+    def train(seed, caller):
+        torch.manual_seed(0)
+        method, data = Regression(), toy()
+        torch.manual_seed(caller)
+        state = torch.get_rng_state()
+        history = fit(method, data, epochs=3, batch_size=5, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        return history
+
+    assert train(1, caller=5) == train(1, caller=6) != train(2, caller=5)
+
+
+def test_the_method_ends_in_eval_mode_on_the_device():
+    method = Regression()
+    fit(method, toy(), epochs=1, batch_size=5, seed=0)
+    assert not method.training and method.layer.weight.device.type == device().type
+
+
+def test_schedulers_step_once_an_epoch():
+    class Scheduled(Regression):
+        rates = []
+
+        def schedulers(self, optimizers, epochs):
+            assert epochs == 4
+            return [torch.optim.lr_scheduler.MultiStepLR(o, [2], 0.1) for o in optimizers.values()]
+
+        def training_step(self, batch, optimizers):
+            self.rates.append(optimizers["layer"].param_groups[0]["lr"])
+            return super().training_step(batch, optimizers)
+
+    method = Scheduled()
+    fit(method, toy(), epochs=4, batch_size=10, seed=0)
+    assert method.rates == pytest.approx([0.05] * 4 + [0.005] * 4)
+
+
+def test_bf16_computes_in_bfloat16_and_updates_in_float32():
+    method = Regression()
+    history = fit(method, toy(), epochs=60, batch_size=5, seed=0, precision="bf16")
+    assert method.dtypes == {torch.bfloat16} and method.layer.weight.dtype == torch.float32
+    assert history[-1]["mse"] < 0.05 * history[0]["mse"]
+    plain = Regression()
+    fit(plain, toy(), epochs=1, batch_size=5, seed=0)
+    assert plain.dtypes == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["arn", "arn_released", "ape_gan", "hgd", "adversarial_training"])
+def test_every_method_trains_in_bf16(name, lenet):
+    settings = {"hgd": {"target": lenet}, "adversarial_training": {"steps": 2}}.get(name, {})
+    method, data = defenses.build(name, width=0.03, **settings), pairs()
+    if name == "adversarial_training":
+        del data["adversarial"]
+        data["label"] = torch.arange(10)
+    (losses,) = fit(method, data, epochs=1, batch_size=5, seed=0, precision="bf16")
+    assert all(torch.tensor(loss).isfinite() for loss in losses.values())
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("data, settings, message", [
+    ({"a": torch.rand(6), "b": torch.rand(5)}, {}, "same length.*'a': 6, 'b': 5"),
+    ({"a": torch.rand(3)}, {}, "at least batch_size=4.*3"),
+    ({"a": torch.rand(8)}, {"precision": "fp16"}, "fp32 or bf16, got 'fp16'"),
+])
+def test_bad_data_or_settings_are_refused(data, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(Regression(), data, epochs=1, batch_size=4, seed=0, **settings)
+
+
+# --- killed and resumed ----------------------------------------------------------------------------
+
+
+def pairs():
+    generator = torch.Generator().manual_seed(3)
+    natural = torch.rand(10, 1, 28, 28, generator=generator)
+    return {"natural": natural, "adversarial": torch.rand(10, 2, 1, 28, 28, generator=generator)}
+
+
+def train(checkpoint=None, init=0, step=None):
+    """Five epochs of the method with the most state: four Adams, schedules, BatchNorm, noise."""
+    torch.manual_seed(init)
+    method = defenses.build("arn_released", width=0.03, learning_rate=1e-3)
+    if step:
+        method.training_step = step(method.training_step)
+    history = fit(method, pairs(), epochs=5, batch_size=5, seed=7, checkpoint=checkpoint)
+    return method.state_dict(), history
+
+
+def die_in_step(number):
+    """Replaces a training step by one that kills its own process, without warning, the `number`-th time."""
+
+    def wrap(step):
+        calls = []
+
+        def counting(*args):
+            calls.append(None)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(*args)
+
+        return counting
+
+    return wrap
+
+
+@pytest.mark.parametrize("step, epochs_kept", [(8, 3), (2, 0)])
+def test_a_training_killed_in_mid_epoch_resumes_to_the_very_same_end(tmp_path, step, epochs_kept):
+    checkpoint = tmp_path / "training.checkpoint"
+    code = f"""
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
+import conftest, test_training as t
+from pathlib import Path
+t.train(Path({str(checkpoint)!r}), step=t.die_in_step({step}))
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoint.exists() == (epochs_kept > 0)
+    if epochs_kept:
+        assert len(torch.load(checkpoint, weights_only=True)["history"]) == epochs_kept
+
+    # Other initial weights: what is kept must come from the checkpoint.
+    resumed, history = train(checkpoint, init=1 if epochs_kept else 0)
+    uninterrupted, expected = train()
+    assert history == expected and len(history) == 5
+    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
+
+
+def test_a_finished_checkpoint_is_not_trained_further(tmp_path):
+    checkpoint = tmp_path / "training.checkpoint"
+    first, history = train(checkpoint)
+    again, history_again = train(checkpoint, init=1, step=die_in_step(1))
+    assert history_again == history
+    assert all(torch.equal(first[name], again[name]) for name in first)
