@@ -9,15 +9,16 @@ incomplete ones, whatever Snakemake fears after a kill.  With its own command, o
     snakemake --ignore-incomplete --rerun-triggers input mtime --config profile=paper seeds=[0,1,2] ...
 """
 
+import logging
 import os
 import shlex
 import sys
 from pathlib import Path
 
-if config.get("friendly"):  # `make reproduce`: a display for people; Snakemake's own log stays a file
+if config.get("friendly"):  # `make reproduce`: a display for people, and Snakemake's log in .snakemake/log
     from helpers.reproduce import Progress
 
-    logger.handlers[:] = [Progress()]
+    logger.handlers[:] = [h for h in logger.handlers if isinstance(h, logging.FileHandler)] + [Progress()]
 
 from helpers.pipeline import SEEN, Experiment
 

@@ -9,6 +9,7 @@ Images are float32 tensors in [0,1], NCHW; normalisation lives inside the networ
 Importing this package is cheap: torch is loaded by the modules that compute.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,3 +20,13 @@ def device():
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(seed):
+    """Inside, torch's global generators (CPU and CUDA) start from `seed`; outside, nothing has happened."""
+    import torch
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield

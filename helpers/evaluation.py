@@ -54,32 +54,30 @@ def error_rate(model, x, y):
 
 # The verdict -----------------------------------------------------------------------------------
 
-MARGIN = 5.0  # points beyond the confidence interval before a difference is called one
+MARGIN = 5.0  # points beyond the confidence intervals before a difference is called one
 BROKEN = 90.0  # error under the adaptive attack from which on a defense is called broken
+STANDS = 50.0  # ... and below which it may be said to stand
 
 
 def verdict(paper, ours, adaptive=None, comparable=True):
     """What the numbers say, in words; error rates in percent, lower is better for the defense.
 
-    paper: float.  ours: Rate under the paper's protocol.  adaptive: Rate under the strongest
-    adaptive attack, or None if the table's attack has no adaptive form.  comparable: False for
-    the quick profile, whose numbers are not to be held against the paper's.
+    paper: float.  ours: Rate under the paper's protocol.  adaptive: Rate under an adaptive
+    attack, or None if the table's attack has no adaptive form.  comparable: False where ours may
+    not be held against the paper's (the quick profile, or a protocol the paper does not state).
 
-    First word: "as claimed", "worse than claimed" or "better than claimed" by more than MARGIN
-    points beyond the interval.  Second: "broken" (BROKEN % errors or more), "weakened" (worse by
-    more than MARGIN points beyond both intervals) or "stands".
+    First: "as claimed", "worse than claimed" or "better than claimed", by more than MARGIN
+    points beyond the interval; else "not comparable".  Second, of the adaptive attack:
+    "broken" (BROKEN % errors or more); "stands" (less than STANDS %, and no more than MARGIN points
+    beyond both intervals above ours); else "weakened".
     """
-    words = []
-    if comparable:
-        low, high = ours.interval
-        claim = "worse than" if low > paper + MARGIN else "better than" if high < paper - MARGIN else "as"
-        words.append(f"{claim} claimed")
+    low, high = ours.interval
+    claim = "worse than" if low > paper + MARGIN else "better than" if high < paper - MARGIN else "as"
+    words = [f"{claim} claimed" if comparable else "not comparable"]
     if adaptive is not None:
-        if adaptive.value >= BROKEN:
-            words.append("broken")
-        else:
-            words.append("weakened" if adaptive.interval[0] > ours.interval[1] + MARGIN else "stands")
-    return ", ".join(words) or "not comparable"
+        stands = adaptive.value < STANDS and adaptive.interval[0] <= high + MARGIN
+        words.append("broken" if adaptive.value >= BROKEN else "stands" if stands else "weakened")
+    return ", ".join(words)
 
 
 class Comparison:
@@ -91,35 +89,38 @@ class Comparison:
     def __init__(self, notebook, lab):
         self.notebook, self.lab = notebook, lab
         self.profile = profiles.load(lab.profile)
+        self.facts = ledger.load("arn").set_index("id")
         self.rows = []
 
     def add(self, ledger_id, ours, adaptive=None, reason=""):
         """Set `ours` (and `adaptive`), each a Rate, beside the published number `ledger_id`.
 
-        reason: why the numbers may differ, one sentence.  LookupError for an id not in the ledger.
+        reason: why the numbers may differ, in a few words; the profile's own come first.
+        LookupError for an id not in the ledger.
         """
         paper = ledger.published(ledger_id)
-        words = verdict(paper, ours, adaptive, self.profile.comparable)
+        stated = self.facts.threat[ledger_id] != "unstated"
+        words = verdict(paper, ours, adaptive, self.profile.comparable and stated)
+        reasons = [self.profile.deviation, reason, "" if stated else "threat model not stated"]
         *_, defense, attack = ledger_id.split("/")
         self.rows.append(
             {
                 "id": ledger_id, "defense": defense, "attack": attack,
-                "paper": paper, "ours": ours, "adaptive": adaptive, "verdict": words, "reason": reason,
+                "paper": paper, "ours": ours, "adaptive": adaptive, "verdict": words, "deviation": "; ".join(filter(None, reasons)),
             }
         )  # fmt: skip
 
     def frame(self):
-        """One row a published number: paper | ours (95 % interval) | adaptive | verdict; in percent."""
+        """One row a published number: paper | ours (95 % interval) | adaptive | verdict | deviation; in percent."""
         rows = [
             {
                 "defense": row["defense"], "attack": row["attack"], "paper": f"{row['paper']:.1f}",
                 "ours": _with_interval(row["ours"]), "adaptive": _with_interval(row["adaptive"]),
-                "verdict": row["verdict"], "deviation": row["reason"],
+                "verdict": row["verdict"], "deviation": row["deviation"],
             }
             for row in self.rows
         ]  # fmt: skip
-        frame = pd.DataFrame(rows)
-        return frame if any(frame["deviation"]) else frame.drop(columns="deviation")
+        return pd.DataFrame(rows)
 
     def save(self):
         """Write results/<profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path."""

@@ -38,4 +38,5 @@ class _StraightThrough(nn.Module):
         with torch.no_grad():
             restored = self.defended.denoiser(x)
         # Adds exactly zero, and carries the gradient with respect to `restored` over to x.
-        return self.defended.target(restored + (x - x.detach()))
+        # (Detached: an identity denoiser hands back x itself.)
+        return self.defended.target(restored.detach() + (x - x.detach()))

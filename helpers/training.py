@@ -12,7 +12,7 @@ and optionally `schedulers(optimizers, epochs) -> list` of per-epoch learning-ra
 import torch
 from tqdm.auto import tqdm
 
-from helpers import device
+from helpers import device, seeded
 from helpers.artifacts import write_atomically
 
 
@@ -40,7 +40,7 @@ def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="f
     schedulers = method.schedulers(optimizers, epochs) if hasattr(method, "schedulers") else []
     history = _resume(checkpoint, method, optimizers, schedulers)
 
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+    with seeded(seed):
         progress = tqdm(range(len(history), epochs), desc="epochs", leave=False)
         for epoch in progress:
             torch.manual_seed(1_000_003 * seed + epoch)

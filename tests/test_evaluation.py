@@ -55,6 +55,7 @@ def test_interval_is_wilsons(count, n):
         (2.0, Rate(20, 1000), Rate(900, 1000), "as claimed, broken"),
         (2.0, Rate(20, 1000), Rate(899, 1000), "as claimed, weakened"),
         (2.0, Rate(20, 1000), Rate(60, 1000), "as claimed, stands"),
+        (70.0, Rate(700, 1000), Rate(701, 1000), "as claimed, weakened"),  # no worse, but not standing either
     ],
 )
 def test_verdict_words(paper, ours, adaptive, words):
@@ -67,7 +68,7 @@ def test_verdict_allows_for_few_images():
 
 def test_a_quick_profile_is_not_held_against_the_paper():
     assert verdict(2.0, Rate(90, 100), comparable=False) == "not comparable"
-    assert verdict(2.0, Rate(2, 100), Rate(100, 100), comparable=False) == "broken"
+    assert verdict(2.0, Rate(2, 100), Rate(100, 100), comparable=False) == "not comparable, broken"
 
 
 def test_comparison_takes_the_published_number_from_the_ledger(tmp_path, monkeypatch):
@@ -78,13 +79,20 @@ def test_comparison_takes_the_published_number_from_the_ledger(tmp_path, monkeyp
     frame = table.frame()
     assert frame["paper"].tolist() == ["16.8", "2.4"]
     assert frame["defense"].unique().tolist() == ["arn_pp"]
-    assert frame["verdict"].tolist() == ["not comparable", "broken"]
-    assert frame["deviation"].tolist() == ["few images", ""]
+    assert frame["verdict"].tolist() == ["not comparable", "not comparable, broken"]
+    assert frame["deviation"].tolist() == ["quick profile; few images", "quick profile"]
 
     saved = json.loads((tmp_path / table.save()).read_text())
     assert saved["profile"] == "quick" and saved["comparable"] is profiles.load("quick").comparable
     assert saved["rows"][1]["ours"]["n"] == 500 and saved["rows"][1]["adaptive"]["value"] == 100.0
     assert {"device", "versions", "commit", "seed"} <= set(saved)
+
+
+def test_a_protocol_the_paper_does_not_state_is_not_comparable():
+    table = Comparison("23_test", Experiment("paper"))
+    table.add("arn/t1/lenet/at_pgd/pgd_n", Rate(1, 10))
+    table.add("arn/t1/lenet/arn_pp/pgd_n", Rate(1, 10))
+    assert [row["verdict"] for row in table.rows] == ["not comparable", "as claimed"]
 
 
 def test_each_seed_has_its_own_result(tmp_path, monkeypatch):

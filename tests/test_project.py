@@ -8,12 +8,13 @@ import tomllib
 import nbformat
 import pytest
 import yaml
+from filelock import FileLock
 from nbformat import v4
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from helpers import ROOT, run
+from helpers import ROOT, reproduce, run
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -115,6 +116,26 @@ def test_the_graph_takes_several_seeds():
     assert plan.returncode == 0, plan.stderr
     text = plan.stdout + plan.stderr
     assert f"reports/paper/{NOTEBOOKS[0]}.seed2.ipynb" in text and ".seed0" not in text
+
+
+def test_a_second_run_of_the_same_profile_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reproduce", "--profile", "paper"])
+    (tmp_path / "reports" / "paper").mkdir(parents=True)
+    with FileLock(tmp_path / "reports" / "paper" / ".lock"):
+        with pytest.raises(SystemExit, match="with profile paper is running here"):
+            reproduce.main()
+
+
+def test_a_failure_of_the_graph_is_a_failure_of_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reproduce"])
+    (tmp_path / "Snakefile").write_text("rule all:\n    input: 'nowhere.ipynb'\n")
+    with pytest.raises(SystemExit, match="Not finished"):
+        reproduce.main()
+    assert "nowhere.ipynb" in capsys.readouterr().err
 
 
 # --- running one notebook ---

@@ -9,6 +9,8 @@ import warnings
 
 import torch
 
+from helpers import seeded
+
 
 @functools.cache
 def library():
@@ -53,9 +55,7 @@ def ddn(model, x, y, *, targeted, steps=100, gamma=0.05, init_norm=1.0, quantize
         model, nb_iter=steps, gamma=gamma, init_norm=init_norm, quantize=quantize, levels=256, targeted=targeted
     )
     # Where a gradient is zero the library takes a random direction from torch's global generator.
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
-        torch.manual_seed(0)
+    with seeded(0), warnings.catch_warnings():
         # The library steps its scheduler before its optimizer; this only skips one value of the schedule.
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         return attack.perturb(x, y)

@@ -2,8 +2,7 @@
 
 import logging
 
-import torch
-
+from helpers import seeded
 from helpers.attacks.advertorch import num_classes
 
 
@@ -25,8 +24,7 @@ def aa(model, x, y, *, targeted, eps, norm="linf", version="standard", batch_siz
     if (classes := num_classes(model, x)) < 4:
         raise ValueError(f"AutoAttack needs at least 4 classes, the model has {classes}")
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
-    # The library draws from torch's global generator.
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+    with seeded(seed):  # the library draws from torch's global generator
         attack = AutoAttack(model, eps=eps, norm=norms[norm], version=version, seed=seed, device=x.device)
         # Its targeted parts try nine classes, which a model with fewer than ten does not have.
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)

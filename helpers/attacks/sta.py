@@ -24,11 +24,12 @@ def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confi
         return spatial(model, x, y, targeted=targeted, steps=steps)
     if variant != "xiao":
         raise ValueError(f"variant is 'xiao' or 'advertorch', got {variant!r}")
+    grid = identity_grid(x)
     flow = x.new_zeros(len(x), 2, *x.shape[2:], requires_grad=True)
     optimizer = torch.optim.Adam([flow], lr=learning_rate)
     best, best_roughness = x.clone(), x.new_full((len(x),), torch.inf)
     for _ in range(steps):
-        warped = warp(x, flow)
+        warped = warp(x, flow, grid)
         margin = _margin(model(warped), y, targeted)
         roughness = total_variation(flow)
         with torch.no_grad():
@@ -42,12 +43,21 @@ def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confi
     return best.clamp(0, 1)
 
 
-def warp(x, flow):
-    """Fetch each pixel of `x` (N,C,H,W) from its place plus `flow` (N,2,H,W; Δu, Δv in pixels)."""
-    n, _, h, w = x.shape
-    identity = F.affine_grid(torch.eye(2, 3).to(x).expand(n, 2, 3), list(x.shape), align_corners=True)
-    scale = x.new_tensor([2 / (w - 1), 2 / (h - 1)])
-    return F.grid_sample(x, identity + flow.permute(0, 2, 3, 1) * scale, align_corners=True, padding_mode="border")
+def warp(x, flow, grid=None):
+    """Fetch each pixel of `x` (N,C,H,W) from its place plus `flow` (N,2,H,W; Δu, Δv in pixels).
+
+    grid: `identity_grid(x)`, where it is at hand.
+    """
+    h, w = x.shape[2:]
+    u, v = flow.unbind(1)
+    offset = torch.stack([u * (2 / (w - 1)), v * (2 / (h - 1))], -1)
+    grid = identity_grid(x) if grid is None else grid
+    return F.grid_sample(x, grid + offset, align_corners=True, padding_mode="border")
+
+
+def identity_grid(x):
+    """The sampling grid (N,H,W,2) that leaves `x` (N,C,H,W) as it is; corners at ±1."""
+    return F.affine_grid(torch.eye(2, 3).to(x).expand(len(x), 2, 3), list(x.shape), align_corners=True)
 
 
 def total_variation(flow):

@@ -28,13 +28,19 @@ class ARN(nn.Module):
 
     seen: number K of seen attack types.  width: scales the channels of all four networks.
     lambda1, lambda2, theta: weights of Eq. 7 and 8 (Section 4.1, MNIST).
+    natural_domain: natural images are encoded too, as one more "attack" in every sum.  Eq. 1-6 encode
+        attacked images only; Section 4.2 uses them "together with natural examples", which can
+        be read either way.
     without: ablation, any of "att", "nor", "adv": those losses are left out of Eq. 7 and 8.
     Raises ValueError for an unknown term.
+
+    Images are compared in [0,1].  Where the paper sums over the N images of an attack (all but
+    Eq. 3) the losses here are means over the batch, so that the weights do not depend on its size.
     """
 
     def __init__(
         self, seen=2, width=1.0, in_channels=1, image_size=28, learning_rate=1e-4,
-        lambda1=0.1, lambda2=0.01, theta=0.1, without=(),
+        lambda1=0.1, lambda2=0.01, theta=0.1, natural_domain=False, without=(),
     ):  # fmt: skip
         super().__init__()
         if unknown := set(without) - set(TERMS):
@@ -43,10 +49,10 @@ class ARN(nn.Module):
         self.encoder = build("encoder", in_channels=in_channels, **common)
         self.generator = build("generator", in_channels=in_channels, **common)
         self.attack_discriminator = build(
-            "attack_discriminator", num_classes=seen, width=width, in_channels=self.encoder.code_size
+            "attack_discriminator", num_classes=seen + natural_domain, width=width, in_channels=self.encoder.code_size
         )
         self.image_discriminator = build("image_discriminator", in_channels=in_channels, **common)
-        self.learning_rate = learning_rate
+        self.learning_rate, self.natural_domain = learning_rate, natural_domain
         self.lambda1 = lambda1 * ("att" not in without)
         self.lambda2 = lambda2 * ("nor" not in without)
         self.theta = theta * ("adv" not in without)
@@ -96,10 +102,12 @@ class ARN(nn.Module):
     def training_step(self, batch, optimizers):
         """Algorithm 1 on a mini-batch: `natural` (B,C,S,S), `adversarial` (B,K,C,S,S)."""
         natural, adversarial = batch["natural"], batch["adversarial"]
+        if self.natural_domain:
+            adversarial = torch.cat([natural[:, None], adversarial], 1)
         seen = adversarial.shape[1]
-        # In fp32 under autocast too: the losses take variances and sums of squares of these.
-        codes = self.encoder(adversarial.transpose(0, 1).flatten(0, 1)).float()
-        restored = self.generator(codes).float()
+        # In full precision under autocast too: the losses take variances and sums of squares of these.
+        codes = self.encoder(adversarial.transpose(0, 1).flatten(0, 1)).to(natural.dtype)
+        restored = self.generator(codes).to(natural.dtype)
 
         mse = self.loss_mse(restored, natural.repeat(seen, 1, 1, 1), seen)
         att, nor = self.loss_att(codes, seen), self.loss_nor(codes, seen)
@@ -140,23 +148,25 @@ class ReleasedARN(ARN):
     * images are repeated to three channels; restored ones are turned back to gray by luminance,
     * weights 200, 0.5, 10⁻⁶, 0.01 on MSE (a mean, of images in [−1,1]), att, nor, adv,
     * a gradient penalty of 30 on D_I, which the paper does not mention,
+    * the discriminators are updated before E and G,
     * BatchNorm gains start around 0; learning rates fall after half of the epochs (the code's
       milestones are epochs 50 and 100, and its 20,000 steps of 300 images are 100 epochs).
+
+    One thing is not copied: a step of the released code encodes the same batch five times, with
+    fresh noise each time; here all losses of a step share one pass.
     """
 
-    LUMINANCE = (0.299, 0.587, 0.114)
-
     def __init__(self, seen=2, width=1.0, image_size=28, learning_rate=1e-4, without=()):
-        super().__init__(seen + 1, width, 3, image_size, learning_rate, 0.5, 1e-6, 0.01, without)
+        super().__init__(seen, width, 3, image_size, learning_rate, 0.5, 1e-6, 0.01, True, without)
         self.encoder = build("encoder", width=width, in_channels=3, image_size=image_size, variational=True)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
+        self.register_buffer("luminance", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x):
         mean, _ = self.encoder(x.expand(-1, 3, -1, -1))
-        gray = torch.tensor(self.LUMINANCE, device=x.device).view(1, 3, 1, 1)
-        return (self.generator(mean) * gray).sum(1, keepdim=True)
+        return (self.generator(mean) * self.luminance).sum(1, keepdim=True)
 
     def schedulers(self, optimizers, epochs):
         half = [max(1, epochs // 2)]
@@ -172,9 +182,9 @@ class ReleasedARN(ARN):
         label = torch.eye(domains, device=x.device).repeat_interleave(len(natural), 0)
         confused = torch.full_like(label, 1 / domains)
 
-        mean, log_variance = (head.float() for head in self.encoder(x))
+        mean, log_variance = (head.to(natural.dtype) for head in self.encoder(x))
         codes = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        restored = self.generator(codes).float()
+        restored = self.generator(codes).to(natural.dtype)
 
         d_attack = F.binary_cross_entropy_with_logits(self.attack_discriminator(codes.detach()), label)
         penalty = gradient_penalty(

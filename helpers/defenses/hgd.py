@@ -37,9 +37,9 @@ class HGD(nn.Module):
         x = torch.cat([natural, adversarial.transpose(0, 1).flatten(0, 1)])
         with attackable(self.target):  # in eval mode and frozen
             with torch.no_grad():
-                wanted = self.target(natural)
-            logits = self.target(self.unet(x))
-        guided = (logits - wanted.repeat(1 + adversarial.shape[1], 1)).float().abs().sum(1).mean()
+                wanted = self.target(natural).to(natural.dtype)
+            logits = self.target(self.unet(x)).to(natural.dtype)
+        guided = (logits - wanted.repeat(1 + adversarial.shape[1], 1)).abs().sum(1).mean()
         self.zero_grad(set_to_none=True)
         guided.backward(inputs=list(self.unet.parameters()))
         optimizers["unet"].step()

@@ -55,10 +55,15 @@ class DatasetSpec(_Strict):
 
 
 class Profile(_Strict):
-    """notice: what a reader of its numbers must know.  comparable: may they stand beside the paper's?"""
+    """How much of everything.
+
+    notice: what a reader of its numbers must know.  deviation: the same in a few words, for
+    the rows of a table.  comparable: may its numbers be held against the paper's?
+    """
 
     name: str
     notice: str
+    deviation: str
     comparable: bool
     source: Literal["sample", "full"]
     precision: Literal["fp32", "bf16"]
