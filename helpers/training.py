@@ -9,6 +9,8 @@ A *method* is an `nn.Module` that holds all the networks it trains and offers
 and optionally `schedulers(optimizers, epochs) -> list` of per-epoch learning-rate schedules.
 """
 
+import os
+
 import torch
 from tqdm.auto import tqdm
 
@@ -41,7 +43,8 @@ def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="f
     history = _resume(checkpoint, method, optimizers, schedulers)
 
     with seeded(seed):
-        progress = tqdm(range(len(history), epochs), desc="epochs", leave=False)
+        silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
+        progress = tqdm(range(len(history), epochs), desc="epochs", leave=False, disable=silent)
         for epoch in progress:
             torch.manual_seed(1_000_003 * seed + epoch)
             order = torch.randperm(n).to(where)

@@ -1,5 +1,6 @@
 """The pipeline: a whole miniature experiment, and keys that tell one setting from another."""
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,6 +14,7 @@ from helpers.training import fit
 MINI = """
 name: mini
 notice: For the tests.
+deviation: tiny
 comparable: false
 source: sample
 precision: fp32
@@ -152,6 +154,26 @@ def test_a_targeted_set_comes_closer_to_its_targets(mini):
     assert towards(lab.adversarial("pgd_t"), targets) > towards(lab.images()[0], targets) + 1
 
 
+def test_the_first_images_of_a_full_set_are_a_fixed_random_draw(mini, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "mnist_test.npz", images=images, labels=np.arange(60) // 6)  # sorted by class
+
+    def full(test):
+        def changed(content):
+            content["source"] = "full"
+            content["datasets"]["mnist"]["test"] = test
+
+        return mini(changed).images()
+
+    (x, y), (first_x, first_y) = full(None), full(20)
+    assert torch.equal(first_x, x[:20]) and torch.equal(first_y, y[:20])
+    assert len(first_y.unique()) > 4  # in file order the first 20 images are of four classes
+    file_order = (255 * x).round().byte().flatten(1).cpu().numpy()
+    rows = {row.tobytes(): label for row, label in zip(images.reshape(60, -1), np.arange(60) // 6, strict=True)}
+    assert [rows.pop(row.tobytes()) for row in file_order] == y.tolist() and not rows  # each once, with its label
+
+
 # --- keys ------------------------------------------------------------------------------------------
 
 
@@ -206,7 +228,7 @@ def test_seed_and_precision_move_everything_they_determine(mini):
 
 
 def test_words_that_compute_nothing_move_nothing(mini):
-    assert paths(mini(lambda content: content.update(notice="Other words."))) == paths(mini())
+    assert paths(mini(lambda content: content.update(notice="Other words.", deviation="none"))) == paths(mini())
 
 
 def test_changes_in_the_call_move_their_artifact(mini):

@@ -28,6 +28,7 @@ def test_a_shipped_profile_is_about_data_and_targets_that_exist(name):
     profile = profiles.load(name)
     assert profile.name == name and profile.notice
     assert profile.comparable == (name != "quick")
+    assert bool(profile.deviation) == (name != "paper")
     for dataset, spec in profile.datasets.items():
         assert dataset in data.DATASETS
         assert {spec.target, *spec.robust_targets.values()} <= set(ADVERTORCH_WEIGHTS)
@@ -90,6 +91,7 @@ def first_attack(content):
     (lambda c: c.update(source="downloads"), ["source", "'sample' or 'full'", "downloads"]),
     (lambda c: c.update(colour="red"), ["colour", "not permitted", "red"]),
     (lambda c: c.pop("notice"), ["notice", "required"]),
+    (lambda c: c.pop("deviation"), ["deviation", "required"]),
     (lambda c: c["datasets"]["mnist"].update(test=0), ["datasets.mnist.test", "greater than 0"]),
     (lambda c: c["datasets"]["mnist"].update(train="all"), ["datasets.mnist.train", "all"]),
     (lambda c: first_attack(c).update(epsilon=0.3), ["datasets.mnist.attacks.pgd_n.epsilon", "not permitted"]),

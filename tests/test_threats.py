@@ -58,7 +58,7 @@ def test_white_box_gradient_through_a_network_is_the_chain_rule(lenet, digits):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("denoiser", [FourLevels(), Fade()])
+@pytest.mark.parametrize("denoiser", [FourLevels(), Fade(), nn.Identity()])
 def test_bpda_computes_the_pipeline_and_takes_the_targets_gradient_at_the_restored_image(lenet, digits, denoiser):
     x = digits[0][:5]
     defended = Defended(lenet, denoiser)
