@@ -199,7 +199,7 @@ class Experiment:
             return {"target": self.spec.robust_targets.get(defense, self.spec.target)}
         spec, seen = self._method(defense)
         return {
-            "data": self._data_settings("train"),
+            "images": self._data_settings("train"),
             "seed": self.seed,
             "precision": profiles.load(self.profile).precision,
             "target": self.spec.target if spec.data == "pairs" else None,
