@@ -16,7 +16,7 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of `count` among `n` images.  `value`, `low`, `high` are in percent."""
+    """A share of `count` among `n` images; `value` and `interval` are in percent."""
 
     count: int
     n: int

@@ -73,8 +73,11 @@ def map_grid(rows, titles):
     return figure
 
 
-def bars(values, ylabel, group="attack", hue="defense"):
-    """Grouped bars: {(group, hue): percent}; groups along the axis, hues as colours, in order of appearance."""
+def bars(values, ylabel, hue="defense"):
+    """Grouped bars: {(group, hue): percent}; groups along the axis, hues as colours, in order of appearance.
+
+    hue: title of the legend.
+    """
     groups = list(dict.fromkeys(g for g, _ in values))
     hues = list(dict.fromkeys(h for _, h in values))
     figure, axis = plt.subplots(figsize=(1.1 * len(groups) + 2.2, 3.6))
@@ -115,12 +118,12 @@ def histories(history, titles):
     return figure
 
 
-def heatmap(table, caption, **settings):
+def heatmap(table, caption):
     """A table of percentages as colours, dark where the error is high; NaN cells stay empty."""
     figure, axis = plt.subplots(figsize=(0.85 * table.shape[1] + 2.4, 0.42 * table.shape[0] + 1.2))
     sns.heatmap(
         table.rename(index=label, columns=label), annot=True, fmt=".1f", cmap="rocket_r", vmin=0, vmax=100,
-        cbar_kws={"label": caption}, ax=axis, **settings,
+        cbar_kws={"label": caption}, ax=axis,
     )  # fmt: skip
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="y", rotation=0)
