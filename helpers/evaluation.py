@@ -52,6 +52,52 @@ def error_rate(model, x, y):
     return Rate(int(wrong.sum()), len(wrong))
 
 
+# The metrics of the other papers ------------------------------------------------------------------
+
+
+def accuracy(model, x, y):
+    """Share of the images `x` that `model` gives their label; ADD's Acc_u (Appendix C.2) and DIR's metric."""
+    rate = error_rate(model, x, y)
+    return Rate(rate.n - rate.count, rate.n)
+
+
+def targeted_accuracy(model, x, y, targets):
+    """ADD's Acc_t (Appendix C.2): accuracy without the images whose label is the attacker's target.
+
+    targets: (N,), the class each image was driven to.  Acc_t = (num_t − num_r) / (NUM − num_r), where
+    num_r counts the images of the target class *that are classified correctly*: an image already of
+    the target class costs the defense nothing, and being right about it proves nothing.
+    ValueError if nothing is left.
+    """
+    right = predict(model, x) == y[: len(x)]
+    free = right & (y[: len(x)] == targets[: len(x)])
+    if free.all():
+        raise ValueError("every image belongs to its target class and is classified so: nothing is left to count")
+    return Rate(int((right & ~free).sum()), int((~free).sum()))
+
+
+def accuracy_without(model, x, y, targets):
+    """ADD's accuracy for the hardness inversion (Appendix G.1): over the images not of the target class.
+
+    The same images whether the attack was targeted or not, so that the two may be compared:
+    Acc_u = (num_u − num_c) / (NUM − num_c), Acc_t alike.  The formula takes it that all num_c images
+    of the target class are classified correctly; here they are left out, right or wrong.
+    """
+    others = y[: len(x)] != targets[: len(x)]
+    if not others.any():
+        raise ValueError("every image belongs to its target class: nothing is left to count")
+    return accuracy(model, x[others], y[: len(x)][others])
+
+
+def fooling_rate(model, natural, adversarial):
+    """Share of the images whose predicted class the attack changes, right or wrong before; JATP, Figure 4(a).
+
+    JATP does not define it; this is the definition of Moosavi-Dezfooli et al. (2017), used by NRP.
+    """
+    changed = predict(model, adversarial) != predict(model, natural[: len(adversarial)])
+    return Rate(int(changed.sum()), len(changed))
+
+
 # The verdict -----------------------------------------------------------------------------------
 
 MARGIN = 5.0  # points beyond the confidence intervals before a difference is called one

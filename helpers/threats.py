@@ -3,8 +3,12 @@
 `defended` is a `helpers.defenses.Defended`: target ∘ denoiser.
 """
 
+import math
+
 import torch
 from torch import nn
+
+from helpers import seeded
 
 
 def oblivious(defended):
@@ -12,9 +16,9 @@ def oblivious(defended):
     return defended.target
 
 
-def white_box(defended):
-    """The attacker knows everything: the whole pipeline, gradients through the denoiser included."""
-    return defended
+def transfer(surrogate):
+    """The attacker knows neither network, and attacks one of their own in the hope that it carries over."""
+    return surrogate
 
 
 def gray_box(substitute, target):
@@ -24,19 +28,70 @@ def gray_box(substitute, target):
     return Defended(target, substitute)
 
 
-def bpda(defended):
-    """The denoiser runs forward, but its gradient is taken to be the identity (Athalye et al. 2018)."""
-    return _StraightThrough(defended)
+def white_box(defended):
+    """The attacker knows everything: the whole pipeline, gradients through the denoiser included."""
+    return defended
 
 
-class _StraightThrough(nn.Module):
-    def __init__(self, defended):
+def bpda(defended, stand_in=None):
+    """The denoiser runs forward; backward goes through `stand_in` instead (Athalye et al. 2018).
+
+    stand_in: a differentiable module, images -> images of the same shape; None: the identity.
+    """
+    return _StandIn(defended, nn.Identity() if stand_in is None else stand_in)
+
+
+def eot(defended, samples):
+    """Expectation over the defense's own randomness (Athalye et al. 2018): a soft vote of `samples` passes.
+
+    The logits are the logarithm of the mean probability, so that the cross-entropy is that of the mean;
+    a mean of logits would let one confident draw drown the others.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    return _Expectation(defended, samples)
+
+
+def fixed_mask(defended, seed):
+    """A stochastic defense with its randomness held still: each pass draws the same numbers.
+
+    One draw is shared by all images of a batch, so that an image meets the same mask wherever it
+    stands; a deterministic attack is then a fair one.  For denoisers that draw from torch's global
+    generators and that `torch.func.vmap` can follow.
+    """
+    return _Still(defended, seed)
+
+
+class _StandIn(nn.Module):
+    def __init__(self, defended, stand_in):
         super().__init__()
-        self.defended = defended
+        self.defended, self.stand_in = defended, stand_in
 
     def forward(self, x):
         with torch.no_grad():
             restored = self.defended.denoiser(x)
-        # Adds exactly zero, and carries the gradient with respect to `restored` over to x.
+        guide = self.stand_in(x)
+        # Adds exactly zero, and carries the gradient with respect to `restored` over to the stand-in.
         # (Detached: an identity denoiser hands back x itself.)
-        return self.defended.target(restored.detach() + (x - x.detach()))
+        return self.defended.target(restored.detach() + (guide - guide.detach()))
+
+
+class _Expectation(nn.Module):
+    def __init__(self, defended, samples):
+        super().__init__()
+        self.defended, self.samples = defended, samples
+
+    def forward(self, x):
+        # One pass after the other: a defense may draw once for a whole batch.
+        draws = torch.stack([self.defended(x).log_softmax(1) for _ in range(self.samples)])
+        return draws.logsumexp(0) - math.log(self.samples)
+
+
+class _Still(nn.Module):
+    def __init__(self, defended, seed):
+        super().__init__()
+        self.defended, self.seed = defended, seed
+
+    def forward(self, x):
+        with seeded(self.seed):
+            return torch.func.vmap(lambda image: self.defended(image[None])[0], randomness="same")(x)

@@ -13,24 +13,58 @@ from helpers.attacks import ATTACKS, attackable, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
 from helpers.attacks.sta import total_variation, warp
+from helpers.defenses import Defended
 
 # Settings that make every attack quick on tiny images.
 QUICK = {
     "fgsm": {"eps": 0.1},
     "pgd": {"eps": 0.1, "steps": 3},
+    "pgd_dlr": {"eps": 0.1, "steps": 3},
+    "mi_fgsm": {"eps": 0.1, "steps": 3},
+    "vni_fgsm": {"eps": 0.1, "steps": 3, "samples": 2},
+    "ti_bim": {"eps": 0.1, "steps": 3, "kernel_size": 3},
+    "apgd_ce": {"eps": 0.1, "steps": 10},
+    "apgd_dlr": {"eps": 0.1, "steps": 10},
+    "fab": {"eps": 0.1, "steps": 5},
+    "aa": {"eps": 0.5},
     "cw": {"steps": 5, "search_steps": 2},
     "ddn": {"steps": 5},
     "jsma": {"gamma": 0.2},
+    "square": {"eps": 0.1, "queries": 20},
+    "ba": {"steps": 10},
+    "lsa": {"rounds": 3, "candidates": 8, "reach": 2},
     "sta": {"steps": 5},
-    "aa": {"eps": 0.5},
+    "fwa": {"eps": 0.1, "steps": 3},
+    "rp2": {"steps": 3},
+    "roa": {"height": 2, "width": 2, "steps": 3},
+    "feature_pgd": {"eps": 0.1, "steps": 3},
+    "mask_adaptive": {"eps": 0.1, "steps": 3},
+    "restored": {"eps": 0.1, "steps": 3},
 }
 
 
 def run(name, model, x, y, **settings):
-    """The attack with its quick settings; the one that can only be targeted aims at the next of five classes."""
+    """The attack with its quick settings; the one that can only be targeted aims at the next of five classes.
+
+    Those made for denoisers get what they need: a layer, masks, a pipeline.
+    """
     if name == "jsma":
         y, settings = (y + 1) % 5, {"targeted": True} | settings
-    return ATTACKS[name](model, x, y, **QUICK[name] | settings)
+    return attack(name)(model, x, y, **QUICK[name] | settings)
+
+
+def attack(name):
+    def call(model, x, y, **settings):
+        if name == "feature_pgd":
+            settings = {"layer": list(dict(model.named_modules()))[-1]} | settings
+        if name == "rp2":
+            settings = {"mask": torch.ones(x.shape[2:])} | settings
+        if name == "mask_adaptive":
+            half = torch.arange(x.shape[3]) % 2 == 0
+            settings = {"masks": lambda images: [half.to(images), (~half).to(images)]} | settings
+        return ATTACKS[name](Defended(model, nn.Identity()) if name == "restored" else model, x, y, **settings)
+
+    return call
 
 
 def norms(difference, p=2):
@@ -266,10 +300,20 @@ def test_a_failed_minimal_norm_attack_hands_the_image_back(lenet, digits, name, 
 # --- what every attack promises --------------------------------------------------------------------
 
 
+BALLS = {  # the norm of the ball each attack promises to stay in; None: none is promised
+    "fgsm": [torch.inf], "pgd": [torch.inf, 2], "pgd_dlr": [torch.inf, 2], "mi_fgsm": [torch.inf],
+    "vni_fgsm": [torch.inf], "ti_bim": [torch.inf], "apgd_ce": [torch.inf, 2], "apgd_dlr": [torch.inf, 2],
+    "fab": [torch.inf, 2], "aa": [torch.inf, 2], "square": [torch.inf, 2], "feature_pgd": [torch.inf, 2],
+    "mask_adaptive": [torch.inf, 2], "restored": [torch.inf, 2],
+    "cw": [None], "ddn": [None], "jsma": [None], "sta": [None], "fwa": [None], "ba": [None], "lsa": [None],
+    "rp2": [None], "roa": [None],
+}  # fmt: skip
+UNTARGETED = {"aa", "apgd_ce", "apgd_dlr", "fab", "square", "feature_pgd", "ba"}  # ba: without images to start from
+
+
 @pytest.mark.parametrize("name, p, targeted", [
-    *((name, p, targeted) for targeted in (False, True) for name, p in [
-        ("fgsm", torch.inf), ("pgd", torch.inf), ("pgd", 2), ("cw", None), ("ddn", None), ("sta", None)]),
-    ("jsma", None, True), ("aa", torch.inf, False), ("aa", 2, False),
+    (name, p, targeted) for name, norms in BALLS.items() for p in norms for targeted in (False, True)
+    if not (targeted and name in UNTARGETED) and (targeted or name != "jsma")
 ])
 @pytest.mark.parametrize("shape, eps", [((1, 8, 8), 0.5), ((3, 6, 6), 0.03), ((3, 5, 7), 0.2)])
 def test_results_stay_in_the_ball_and_in_the_unit_range(name, p, shape, eps, targeted):
@@ -279,9 +323,9 @@ def test_results_stay_in_the_ball_and_in_the_unit_range(name, p, shape, eps, tar
     if (name, p) == ("aa", 2):
         eps *= 4  # an image that nothing breaks is slow
     settings = QUICK[name] | ({} if p is None else {"eps": eps})
-    if p is not None and name != "fgsm":
-        settings |= {"norm": "l2" if p == 2 else "linf"}
-    x_adv = ATTACKS[name](model, x, (y + 1) % 5 if targeted else y, targeted=targeted, **settings)
+    if p == 2:
+        settings |= {"norm": "l2"}
+    x_adv = attack(name)(model, x, (y + 1) % 5 if targeted else y, targeted=targeted, **settings)
     assert x_adv.shape == x.shape and x_adv.dtype == x.dtype and not x_adv.requires_grad
     assert x_adv.min() >= 0 and x_adv.max() <= 1
     if p is not None:
@@ -354,8 +398,8 @@ def test_the_attack_sees_a_model_in_eval_mode_with_frozen_parameters(name):
             assert not any(p.requires_grad for p in self.parameters())
             return super().forward(x)
 
-    model = Watched()
-    _, x, y = scene(Stateful())
+    model, (plain, x, y) = Watched(), scene(Stateful())
+    model.load_state_dict(plain.state_dict())
     run(name, model, x, y)
 
 
@@ -408,6 +452,10 @@ def test_ddn_is_repeatable_where_the_gradient_vanishes():
     ("ddn", {"steps": 30, "quantize": False}),
     ("sta", {"steps": 30}),
     ("jsma", {"gamma": 0.02}),
+    ("mi_fgsm", {"eps": 0.1}),
+    ("ti_bim", {"eps": 0.1}),
+    ("lsa", {"rounds": 5, "candidates": 32}),
+    ("ba", {"steps": 20}),
 ])
 def test_an_images_result_does_not_depend_on_its_neighbours(lenet, digits, name, settings):
     if name == "cw":  # the library's CW is float32 only, and on a LeNet rounding errors grow along its way
@@ -439,36 +487,94 @@ LABELS = torch.tensor([0, 4])
 ])
 def test_bad_images_and_labels_are_refused(name, x, y, message):
     with pytest.raises(ValueError, match=message):
-        ATTACKS[name](Linear(5, (1, 4, 4)), x, y, targeted=name == "jsma", **QUICK[name])
+        attack(name)(Linear(5, (1, 4, 4)), x, y, targeted=name == "jsma", **QUICK[name])
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "aa"])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if "eps" in QUICK[name]])
 @pytest.mark.parametrize("eps", [0, -0.1, float("nan")])
 def test_a_radius_must_be_positive(name, eps):
     with pytest.raises(ValueError, match="eps must be positive"):
-        ATTACKS[name](Linear(5, (1, 4, 4)), GOOD, LABELS, eps=eps)
+        run(name, Linear(5, (1, 4, 4)), GOOD, LABELS, eps=eps)
 
 
 @pytest.mark.parametrize("name, settings, message", [
     ("pgd", {"norm": "l1"}, "norm is linf or l2.*got l1"),
-    ("pgd", {"loss": "mse"}, "loss one of.*ce.*dlr.*mse"),
+    ("pgd", {"loss": "mse"}, "loss is one of.*ce.*dlr.*mse"),
     ("pgd", {"steps": 0}, "steps >= 1.*0"),
-    ("aa", {"norm": "l1"}, "norm is linf or l2.*got l1"),
-    ("aa", {"version": "plus"}, "version standard or rand.*plus"),
-    ("aa", {"targeted": True}, "untargeted"),
+    ("mi_fgsm", {"steps": 0}, "at least 1, got 0"),
+    ("ti_bim", {"kernel_size": 4}, "odd.*got 4"),
+    ("aa", {"norm": "l1"}, "norm is linf or l2.*got 'l1'"),
+    ("aa", {"version": "plus"}, "version is standard or rand.*plus"),
+    ("apgd_ce", {"steps": 0}, "steps must be at least 1, got 0"),
+    ("square", {"queries": 0}, "queries must be at least 1, got 0"),
     ("jsma", {"targeted": False}, "targeted attack"),
     ("sta", {"variant": "lbfgs"}, "'xiao' or 'advertorch'.*lbfgs"),
+    ("lsa", {"variant": "foolbox"}, "'paper' or 'advertorch'.*foolbox"),
+    ("lsa", {"changed": 0}, "changed.*>= 1.*0"),
+    ("ba", {"steps": 0}, "at least 1, got 0"),
+    ("ba", {"targeted": True}, "needs starts"),
+    ("ba", {"starts": torch.rand(2, 1, 5, 4)}, r"\(2, 1, 5, 4\), the images \(2, 1, 4, 4\)"),
+    ("feature_pgd", {"layer": "layr"}, "no layer 'layr'; it has layer"),
+    ("feature_pgd", {"distance": "l1"}, "cosine.*l2.*'l1'"),
+    ("restored", {"loss": "mse"}, "ce.*dlr.*'mse'"),
+    *((name, {"targeted": True}, "untargeted") for name in ("aa", "apgd_ce", "apgd_dlr", "fab", "square")),
+    ("feature_pgd", {"targeted": True}, "no target"),
 ])
 def test_bad_settings_are_refused_with_the_choices(name, settings, message):
     with pytest.raises(ValueError, match=message):
-        ATTACKS[name](Linear(5, (1, 4, 4)), GOOD, LABELS, **QUICK[name] | settings)
+        attack(name)(Linear(5, (1, 4, 4)), GOOD, LABELS, **QUICK[name] | settings)
+
+
+def test_restored_needs_a_pipeline():
+    with pytest.raises(ValueError, match="pipeline with a target and a denoiser, got Linear"):
+        ATTACKS["restored"](Linear(5, (1, 4, 4)), GOOD, LABELS, eps=0.1)
+
+
+class Gives(nn.Module):
+    """A model whose answer is given."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x)
+
+
+@pytest.mark.parametrize("answer, message", [
+    (lambda x: x, r"logits \(2, classes\), it gave \(2, 1, 4, 4\)"),
+    (lambda x: x[0, 0], r"it gave \(4, 4\)"),
+    (lambda x: [x], "it gave list"),
+    (lambda x: x.flatten(1) / 0, "NaN or infinity"),
+])
+def test_a_model_that_gives_no_logits_is_refused(answer, message):
+    with pytest.raises(ValueError, match=message):
+        ATTACKS["fgsm"](Gives(answer), GOOD, LABELS, eps=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_refused(dtype):
+    with pytest.raises(ValueError, match=f"{dtype}.*model.float"):
+        ATTACKS["fgsm"](Linear(5, (1, 4, 4)).to(dtype), GOOD, LABELS, eps=0.1)
+
+
+@pytest.mark.parametrize("name", ["cw", "aa", "square"])
+def test_float32_libraries_say_so(name):
+    with pytest.raises(ValueError, match="float32, the images are torch.float64"):
+        run(name, Linear(5, (1, 4, 4)).double(), GOOD.double(), LABELS)
+
+
+def test_true_labels_as_targets_are_refused(lenet, digits):
+    x, y = digits[0][:10], digits[1][:10]
+    with pytest.raises(ValueError, match="10 of 10 images are already classified as their target"):
+        ATTACKS["pgd"](lenet, x, y, targeted=True, eps=0.1)
 
 
 def test_losses_and_attacks_that_need_more_classes_say_so():
     x, y = GOOD, torch.tensor([0, 1])
     with pytest.raises(ValueError, match="three classes, got 2"):
         ATTACKS["pgd"](Linear(2, (1, 4, 4)), x, y, eps=0.1, loss="dlr")
-    with pytest.raises(ValueError, match="4 classes, the model has 3"):
+    with pytest.raises(ValueError, match="at least 4 classes, the model has 3"):
         ATTACKS["aa"](Linear(3, (1, 4, 4)), x, y, eps=0.1)
 
 

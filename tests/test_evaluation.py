@@ -8,7 +8,17 @@ from scipy.stats import binomtest
 from torch import nn
 
 from helpers import evaluation, profiles
-from helpers.evaluation import Comparison, Rate, error_rate, predict, verdict
+from helpers.evaluation import (
+    Comparison,
+    Rate,
+    accuracy,
+    accuracy_without,
+    error_rate,
+    fooling_rate,
+    predict,
+    targeted_accuracy,
+    verdict,
+)
 from helpers.pipeline import Experiment
 
 
@@ -104,3 +114,55 @@ def test_each_seed_has_its_own_result(tmp_path, monkeypatch):
 def test_an_unknown_ledger_id_is_an_error():
     with pytest.raises(LookupError, match="arn_pp"):
         Comparison("23_test", Experiment("quick")).add("arn/t1/lenet/arn_pp/pgd_x", Rate(1, 2))
+
+
+# --- the metrics of the papers, by hand ------------------------------------------------------------
+
+
+class Says(nn.Module):
+    """Predicts the class that an image's first pixel names: 0.3 is class 3."""
+
+    def forward(self, x):
+        return nn.functional.one_hot((10 * x[:, 0, 0, 0]).round().long(), 10).float()
+
+
+def predicted_as(*classes):
+    return torch.tensor(classes).view(-1, 1, 1, 1) / 10
+
+
+LABELS = torch.tensor([3, 3, 3, 1, 1, 2])
+# Right about two images of the target class 3, wrong about one; right about two others of three.
+ADVERSARIAL = predicted_as(3, 3, 0, 1, 3, 2)
+TARGETS = torch.full((6,), 3)
+
+
+def test_acc_u_counts_all_images():
+    rate = accuracy(Says(), ADVERSARIAL, LABELS)
+    assert (rate.count, rate.n) == (4, 6)
+
+
+def test_acc_t_leaves_out_correctly_classified_images_of_the_target_class():
+    rate = targeted_accuracy(Says(), ADVERSARIAL, LABELS, TARGETS)
+    assert (rate.count, rate.n) == (4 - 2, 6 - 2)  # (num_t − num_r) / (NUM − num_r), num_r = 2
+
+
+def test_hardness_inversion_leaves_out_all_images_of_the_target_class():
+    rate = accuracy_without(Says(), ADVERSARIAL, LABELS, TARGETS)
+    assert (rate.count, rate.n) == (2, 3)
+
+
+def test_each_image_may_have_a_target_of_its_own():
+    rate = accuracy_without(Says(), ADVERSARIAL, LABELS, torch.tensor([3, 4, 4, 1, 2, 0]))
+    assert (rate.count, rate.n) == (2, 4)  # images 1, 2, 4, 5: predicted 3, 0, 3, 2 for 3, 3, 1, 2
+
+
+@pytest.mark.parametrize("metric", [targeted_accuracy, accuracy_without])
+def test_metrics_without_an_image_left_say_so(metric):
+    with pytest.raises(ValueError, match="nothing is left"):
+        metric(Says(), predicted_as(3, 3), torch.tensor([3, 3]), torch.tensor([3, 3]))
+
+
+def test_the_fooling_rate_counts_changed_predictions_not_errors():
+    natural = predicted_as(3, 0, 3, 1, 1)  # the second is misclassified before the attack
+    rate = fooling_rate(Says(), natural, predicted_as(3, 0, 5, 2))
+    assert (rate.count, rate.n) == (2, 4)

@@ -86,3 +86,76 @@ def test_bpda_raises_the_alarm_for_a_defense_that_kills_gradients(lenet, digits)
     assert gradient(defended, x).abs().max() == 0
     assert error(defended, x, y) < 0.1 and error(defended, white_box, y) < 0.3
     assert error(defended, bpda, y) > 0.9
+
+
+def test_bpda_takes_the_gradient_of_its_stand_in():
+    target, x = Linear(3, (1, 4, 4)), torch.rand(2, 1, 4, 4)
+    row = target.layer.weight[0].view(1, 1, 4, 4).expand(2, -1, -1, -1)
+    attacked = threats.bpda(Defended(target, FourLevels()), stand_in=Fade())
+    assert torch.equal(attacked(x), target(FourLevels()(x)))
+    torch.testing.assert_close(gradient(attacked, x), 0.3 * row)
+
+
+def test_transfer_attacks_the_surrogate_alone():
+    surrogate = Linear(3, (1, 4, 4))
+    assert threats.transfer(surrogate) is surrogate
+
+
+class Grain(nn.Module):
+    """A stochastic denoiser."""
+
+    def forward(self, x):
+        return x + 0.3 * torch.randn_like(x)
+
+
+def test_eot_is_the_log_of_the_mean_probability():
+    target, x, y = Linear(3, (1, 4, 4)), torch.rand(5, 1, 4, 4), torch.arange(5) % 3
+    defended = Defended(target, Grain())
+    torch.manual_seed(7)
+    logits = threats.eot(defended, 4)(x)
+    torch.manual_seed(7)
+    mean = torch.stack([defended(x).softmax(1) for _ in range(4)]).mean(0)
+    torch.testing.assert_close(logits, mean.log())
+    # so the cross-entropy is that of the mean, whatever is attacked with it
+    torch.testing.assert_close(nn.functional.cross_entropy(logits, y), -mean.gather(1, y[:, None]).log().mean())
+
+
+def test_eot_of_a_sure_model_does_not_round_to_nothing():
+    class Sure(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[0.0, -200.0]]).expand(len(x), 2) * (1 + 0 * x.sum())
+
+    logits = threats.eot(Defended(Sure(), nn.Identity()), 3)(torch.rand(1, 1, 2, 2))
+    torch.testing.assert_close(logits[0, 1].item(), -200.0)
+
+
+def test_eot_of_a_deterministic_defense_changes_nothing(lenet, digits):
+    x, y = digits[0][:10], digits[1][:10]
+    plain, averaged = (ATTACKS["pgd"](m, x, y, eps=0.1, steps=3) for m in (lenet, threats.eot(lenet, 3)))
+    assert ((plain - averaged).abs() > 1e-5).float().mean() < 0.01
+
+
+def test_eot_needs_a_sample():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        threats.eot(nn.Identity(), 0)
+
+
+def test_a_fixed_mask_is_the_same_in_each_pass_and_place_and_differs_by_seed():
+    x = torch.rand(3, 1, 4, 4)
+    still = threats.fixed_mask(Defended(nn.Flatten(), Grain()), seed=1)
+    before = torch.get_rng_state()
+    first = still(x)
+    assert torch.equal(first, still(x)) and torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(still(x[[2, 0]]), first[[2, 0]])  # elsewhere in the batch, the same mask
+    torch.testing.assert_close(first - x.flatten(1), (first - x.flatten(1))[:1].expand(3, -1), atol=1e-6, rtol=0)
+    assert not torch.equal(first, threats.fixed_mask(Defended(nn.Flatten(), Grain()), seed=2)(x))
+
+
+@pytest.mark.parametrize("name", ["hgd_unet", "ape_gan_generator"])
+def test_a_fixed_mask_of_a_deterministic_denoiser_is_the_denoiser(lenet, digits, name):
+    x = digits[0][:4]
+    width = {"width": 0.05} if name == "hgd_unet" else {"width": 0.1}
+    defended = Defended(lenet, build(name, in_channels=1, **width).to(x.device).eval())
+    torch.testing.assert_close(threats.fixed_mask(defended, 0)(x), defended(x), atol=1e-4, rtol=1e-4)
+    got, expected = (gradient(m, x) for m in (threats.fixed_mask(defended, 0), defended))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)

@@ -7,23 +7,51 @@ x: natural images, float32 NCHW in [0,1].  y: int64 (N,), the true labels, or wi
 -> adversarial images of x's shape in [0,1].
 
 Every attack runs with the model in `eval()` and its parameters frozen, restores both
-afterwards, and gives the same result for the same settings (`seed` included) and batch.
-A bad input or setting is a ValueError that names it.  To add an attack, write a function
+afterwards, and gives the same result for the same settings (`seed` included) and batch; an
+image's result does not depend on its neighbours, but for random numbers drawn by its place.
+A bad input or setting is a ValueError that names it.  Work that takes longer than a few seconds
+shows how many passes it has made.  To add an attack, write a function
 `f(model, x, y, *, targeted, **settings)` and list it in `_IMPLEMENTATIONS`.
 """
 
 import functools
+import os
 from contextlib import contextmanager
 
 import torch
+from tqdm.auto import tqdm
 
-from helpers.attacks.advertorch import cw, ddn, jsma, num_classes
-from helpers.attacks.autoattack import aa
-from helpers.attacks.pgd import fgsm, pgd
+from helpers.attacks.advertorch import cw, ddn, jsma
+from helpers.attacks.autoattack import aa, apgd_ce, apgd_dlr, fab, square
+from helpers.attacks.boundary import ba
+from helpers.attacks.local_search import lsa
+from helpers.attacks.momentum import mi_fgsm, ti_bim, vni_fgsm
+from helpers.attacks.pgd import fgsm, pgd, pgd_dlr
+from helpers.attacks.physical import roa, rp2
+from helpers.attacks.representation import feature_pgd, mask_adaptive, restored
 from helpers.attacks.sta import sta
+from helpers.attacks.wasserstein import fwa
 from helpers.data import check_images
 
-_IMPLEMENTATIONS = {"fgsm": fgsm, "pgd": pgd, "cw": cw, "ddn": ddn, "jsma": jsma, "sta": sta, "aa": aa}
+_IMPLEMENTATIONS = {
+    # in the ℓ∞ or ℓ2 ball, by the gradient
+    "fgsm": fgsm, "pgd": pgd, "pgd_dlr": pgd_dlr,
+    "mi_fgsm": mi_fgsm, "vni_fgsm": vni_fgsm, "ti_bim": ti_bim,
+    "apgd_ce": apgd_ce, "apgd_dlr": apgd_dlr, "fab": fab, "aa": aa,
+    # of the smallest norm, or with the fewest pixels
+    "cw": cw, "ddn": ddn, "jsma": jsma,
+    # without gradients
+    "square": square, "ba": ba, "lsa": lsa,
+    # that move pixels or their mass
+    "sta": sta, "fwa": fwa,
+    # on a patch: a sticker, a rectangle
+    "rp2": rp2, "roa": roa,
+    # made for denoisers
+    "feature_pgd": feature_pgd, "mask_adaptive": mask_adaptive, "restored": restored,
+}  # fmt: skip
+
+# Seconds before an attack shows that it is at work.
+PATIENCE = 5
 
 
 @contextmanager
@@ -46,21 +74,56 @@ def attackable(model):
             p.requires_grad_(True)
 
 
-def _contract(attack):
+@contextmanager
+def _passes_shown(model, name):
+    """A bar that counts the model's forward passes, for all attacks alike: libraries' have no other window."""
+    silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
+    with tqdm(desc=name, unit=" passes", delay=PATIENCE, leave=False, disable=silent) as bar:
+        # (A hook's own result would replace the model's, and `update` has one.)
+        hook = model.register_forward_hook(lambda *_: bar.update() and None)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _contract(name, attack):
     @functools.wraps(attack)
     def checked(model, x, y, *, targeted=False, **settings):
         check_images(x, y)
         if not settings.get("eps", 1) > 0:
             raise ValueError(f"eps must be positive, got {settings['eps']}")
         x = x.detach()
-        with attackable(model), torch.enable_grad():
-            check_images(x, y, num_classes(model, x))
-            return attack(model, x, y, targeted=targeted, **settings).detach()
+        with attackable(model):
+            _check_model(model, x, y, targeted)
+            with torch.enable_grad(), _passes_shown(model, name):
+                return attack(model, x, y, targeted=targeted, **settings).detach()
 
     return checked
 
 
-ATTACKS = {name: _contract(attack) for name, attack in _IMPLEMENTATIONS.items()}
+@torch.no_grad()
+def _check_model(model, x, y, targeted):
+    """Raise ValueError if `model` is not fit to be attacked on `x`, or if `y` cannot be what it should be."""
+    halves = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
+    if halves:
+        raise ValueError(f"the model's parameters are {halves.pop()}, too coarse for an attack's gradients: model.float()")
+    logits = model(x)
+    if not torch.is_tensor(logits) or logits.ndim != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+        raise ValueError(f"the model must map images {tuple(x.shape)} to logits ({len(x)}, classes), it gave {shape}")
+    if not logits.isfinite().all():
+        raise ValueError("the model's logits on the natural images hold NaN or infinity: has its training diverged?")
+    check_images(x, y, logits.shape[1])
+    hits = int((logits.argmax(1) == y).sum())
+    if targeted and len(x) > 1 and 2 * hits > len(x):
+        raise ValueError(
+            f"targeted=True, but {hits} of {len(x)} images are already classified as their target: "
+            "y must hold the labels to be reached, never the true ones (see random_targets)"
+        )
+
+
+ATTACKS = {name: _contract(name, attack) for name, attack in _IMPLEMENTATIONS.items()}
 
 
 def random_targets(y, num_classes, seed=0):

@@ -1,4 +1,4 @@
-"""The attacks that ARN's paper takes from advertorch: CW, DDN, JSMA, and its STA.
+"""The attacks that the papers take from advertorch: CW, DDN, JSMA, and its STA and local search.
 
 advertorch 0.2.3 predates today's torch; what it needs, and its defects, are contained here.
 """
@@ -37,6 +37,8 @@ def cw(model, x, y, *, targeted, steps=500, search_steps=4, confidence=1.0, lear
     steps: Adam steps for each of the `search_steps` values of the trade-off constant.
     An example on which it fails is handed back unchanged.
     """
+    if x.dtype != torch.float32:
+        raise ValueError(f"advertorch's cw computes in float32, the images are {x.dtype}: use x.float(), model.float()")
     attack = library().CarliniWagnerL2Attack(
         model, num_classes(model, x), confidence=confidence, targeted=targeted, max_iterations=steps,
         binary_search_steps=search_steps, learning_rate=learning_rate, initial_const=initial_const,
@@ -87,6 +89,18 @@ def spatial(model, x, y, *, targeted, steps=1000, search_steps=5):
         x_adv = attack.perturb(x, y)
     failed = (x_adv == 0).flatten(1).all(1).view(-1, 1, 1, 1)
     return torch.where(failed, x, x_adv)
+
+
+def local_search(model, x, y, *, targeted, rounds, p, r, changed, reach, candidates, seed):
+    """advertorch's local search: it takes the pixels that help the *label* most, and starts anew each round.
+
+    Beyond the candidates it tries one by one nothing can succeed; failures are handed back unchanged.
+    """
+    attack = library().LocalSearchAttack(
+        model, p=p, r=r, t=changed, d=reach, round_ub=rounds, max_nb_seeds=candidates, targeted=targeted
+    )
+    with seeded(seed):
+        return attack.perturb(x, y).clamp(0, 1)
 
 
 def num_classes(model, x):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers.attacks.advertorch import spatial
+from helpers.attacks.pgd import margin
 
 
 def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confidence=0.0, variant="xiao"):
@@ -24,21 +25,22 @@ def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confi
         return spatial(model, x, y, targeted=targeted, steps=steps)
     if variant != "xiao":
         raise ValueError(f"variant is 'xiao' or 'advertorch', got {variant!r}")
+    sign = -1 if targeted else 1
     grid = identity_grid(x)
     flow = x.new_zeros(len(x), 2, *x.shape[2:], requires_grad=True)
     optimizer = torch.optim.Adam([flow], lr=learning_rate)
     best, best_roughness = x.clone(), x.new_full((len(x),), torch.inf)
     for _ in range(steps):
         warped = warp(x, flow, grid)
-        margin = _margin(model(warped), y, targeted)
+        lead = sign * margin(model(warped), y)  # negative exactly where the attack has reached its goal
         roughness = total_variation(flow)
         with torch.no_grad():
-            better = (margin < 0) & (roughness < best_roughness)
+            better = (lead < 0) & (roughness < best_roughness)
             keep = better | best_roughness.isinf()  # until it succeeds, follow the attack
             best = torch.where(keep.view(-1, 1, 1, 1), warped, best)
             best_roughness = torch.where(better, roughness, best_roughness)
         optimizer.zero_grad()
-        (margin.clamp(min=-confidence) + tau * roughness).sum().backward()
+        (lead.clamp(min=-confidence) + tau * roughness).sum().backward()
         optimizer.step()
     return best.clamp(0, 1)
 
@@ -66,9 +68,3 @@ def total_variation(flow):
     down = (flow[:, :, 1:, :] - flow[:, :, :-1, :]).square().sum(1)
     return (right + 1e-8).sqrt().sum((1, 2)) + (down + 1e-8).sqrt().sum((1, 2))
 
-
-def _margin(logits, y, targeted):
-    """Negative exactly where the attack has reached its goal; (N,K), (N,) -> (N,)."""
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return other - own if targeted else own - other

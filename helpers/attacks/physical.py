@@ -1,0 +1,164 @@
+"""Attacks that change a small region at will: stickers under a mask (RP2) and a placed rectangle (ROA).
+
+RP2: Eykholt et al. 2018.  ROA: Wu, Tong & Vorobeychik 2020, who also turned RP2 into the digital,
+untargeted attack on traffic signs with which ARN and ADD evaluate.  By hand: no library offers them.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from helpers.attacks.pgd import ascend
+
+GREY = 0.5  # ROA looks for its place with a rectangle of this value, and starts from it
+
+
+def rp2(model, x, y, *, targeted, mask, steps=100, learning_rate=0.1, regularisation=0.0, norm="l2", seed=0):
+    """Minimise  λ·‖M·δ‖ ± J(f(x + M·δ), y)  over δ by Adam, within [0,1] (Eykholt et al.; ADD, Eq. 13 and 14).
+
+    J is the cross-entropy, + with `targeted` (towards `y`), − without (away from `y`).
+    mask: M, 1 or True where the sticker may be; (H,W) or (1,1,H,W) for all images, (N,1,H,W)
+        for one each.  Elsewhere the result is `x`, bit for bit.
+    learning_rate: Adam's, in units of the [0,1] image.
+    regularisation: λ >= 0; norm: "l1" or "l2", of each image's M·δ.  Wu et al.'s code takes no
+        gradient of this term, hence 0: against an image that the model is sure of, J's gradient
+        is the smaller one, and λ drives the sticker back to the image it covers.
+    seed: the start is a uniform random sticker, the same for all images: what becomes of an
+        image does not depend on its neighbours.
+    Each image has a δ of its own, as in Wu et al.'s evaluation.  Left out are the terms for an object that is
+    printed and photographed: one δ over many photographs and transformations, and printability.
+    Of the iterates that succeed the one with the lowest objective is returned, without one the last.
+    """
+    _whole(steps=steps)
+    if not learning_rate > 0 or not regularisation >= 0 or norm not in ("l1", "l2"):
+        raise ValueError("rp2 needs learning_rate > 0, regularisation >= 0 and norm 'l1' or 'l2', got "
+                         f"{learning_rate}, {regularisation}, {norm!r}")  # fmt: skip
+    mask = _checked(mask, x)
+    generator = torch.Generator(x.device).manual_seed(seed)
+    start = torch.rand(x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)
+    sticker = start.repeat(len(x), 1, 1, 1).requires_grad_()  # x + δ; so δ's borders are 0 and 1
+    # Where the model is sure, gradients are tiny; with its usual eps of 1e-8 Adam would stand still there.
+    optimizer = torch.optim.Adam([sticker], lr=learning_rate, eps=1e-30)
+    best, lowest = x, x.new_full((len(x),), torch.inf)
+    for step in range(steps + 1):  # the last round only looks where the last step has led
+        x_adv = torch.where(mask, sticker, x)
+        logits = model(x_adv)
+        distance = torch.linalg.vector_norm((x_adv - x).flatten(1), int(norm[1]), dim=1)
+        objective = regularisation * distance + (1 if targeted else -1) * _cross_entropy(logits, y)
+        with torch.no_grad():
+            better = ((logits.argmax(1) == y) == targeted) & (objective < lowest)
+            keep = better | lowest.isinf()  # until it succeeds, follow the attack
+            best = torch.where(keep.view(-1, 1, 1, 1), x_adv, best)
+            lowest = torch.where(better, objective, lowest)
+        if step < steps:
+            optimizer.zero_grad()
+            objective.sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                sticker.clamp_(0, 1)
+    return best
+
+
+def roa(
+    model, x, y, *, targeted, height=7, width=7, stride=2, search="exhaustive", candidates=5, steps=30, step_size=None
+):
+    """Rectangular occlusion: find a rectangle's place, then PGD on the pixels inside, free in [0,1].
+
+    height, width, stride, candidates: in pixels and places, see `rectangle`; 10 x 5 and 7 x 7 are
+        the sizes for 32 x 32 traffic signs.  search: "exhaustive" or "gradient".
+    steps, step_size: of the PGD, in units of the [0,1] image; step_size defaults to 2.5·0.5/steps
+        (Madry's rule; every value is within 0.5 of the grey start).
+    The attack draws nothing at random.
+    """
+    _whole(steps=steps)
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f"step_size must be positive, got {step_size}: leave it out for 2.5·0.5/steps")
+    mask = rectangle(
+        model, x, y, targeted=targeted, height=height, width=width, stride=stride, search=search, candidates=candidates
+    )
+    return ascend(
+        lambda x_adv: _odds(model(torch.where(mask, x_adv, x)), y, targeted).sum(),
+        torch.where(mask, GREY, x), eps=GREY, steps=steps, step_size=step_size, random_start=False,
+    )  # fmt: skip
+
+
+def rectangle(model, x, y, *, targeted=False, height=7, width=7, stride=2, search="exhaustive", candidates=5):
+    """Where a grey rectangle hurts most: a mask (N,1,H,W), True inside (Wu et al.'s abstract attack).
+
+    The places lie `stride` pixels apart, and along the right and lower border.
+    search: "exhaustive" tries all places, one pass of the model for each; "gradient" only the
+        `candidates` places with the largest sum of squares of the input gradient inside.
+    Called by itself it wants the model in `helpers.attacks.attackable`.
+    """
+    h, w = x.shape[2:]
+    _whole(height=height, width=width, stride=stride, candidates=candidates)
+    if height > h or width > w:
+        raise ValueError(f"a rectangle of height {height} and width {width} does not fit into images of height {h} "
+                         f"and width {w}: choose a smaller one")  # fmt: skip
+    if search not in ("exhaustive", "gradient"):
+        raise ValueError(f"search is 'exhaustive' or 'gradient', got {search!r}")
+    tops, lefts = (
+        torch.tensor(sorted({*range(0, room, stride), room}), device=x.device) for room in (h - height, w - width)
+    )
+    places = len(tops) * len(lefts)
+    if search == "exhaustive":
+        tried = torch.arange(places, device=x.device).expand(len(x), places)
+    else:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(_odds(model(leaf), y, targeted).sum(), leaf)
+        energy = F.avg_pool2d(gradient.square().sum(1, keepdim=True), (height, width), stride=1)
+        tried = energy[:, 0, tops][:, :, lefts].flatten(1).topk(min(candidates, places)).indices
+    best, highest = tried[:, 0], x.new_full((len(x),), -torch.inf)
+    with torch.no_grad():
+        for place in tried.T:  # (N,), so that memory does not grow with the number of places
+            mask = _rectangles(tops[place // len(lefts)], lefts[place % len(lefts)], height, width, h, w)
+            odds = _odds(model(torch.where(mask, GREY, x)), y, targeted)
+            best = torch.where(odds > highest, place, best)
+            highest = torch.maximum(odds, highest)
+    return _rectangles(tops[best // len(lefts)], lefts[best % len(lefts)], height, width, h, w)
+
+
+def _rectangles(top, left, height, width, h, w):
+    """Masks (N,1,h,w), True in the rectangles whose upper left pixels are `top`, `left`, both (N,)."""
+    row = torch.arange(h, device=top.device) - top[:, None]
+    column = torch.arange(w, device=left.device) - left[:, None]
+    rows, columns = (row >= 0) & (row < height), (column >= 0) & (column < width)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _odds(logits, y, targeted):
+    """log((1-p)/p) of `y`'s probability p, negated if targeted; (N,K), (N,) -> (N,).
+
+    It orders images, and its gradient points, as the cross-entropy does, but it does not
+    round to zero where the model is sure: there all places would look the same.
+    """
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+    return own - others if targeted else others - own
+
+
+def _cross_entropy(logits, y):
+    """The cross-entropy of each image, exact also near zero; (N,K), (N,) -> (N,)."""
+    return F.softplus(_odds(logits, y, False))
+
+
+def _checked(mask, x):
+    """`mask` as booleans on x's device, (1,1,H,W) or (N,1,H,W)."""
+    mask = torch.as_tensor(mask, device=x.device)
+    n, _, h, w = x.shape
+    if mask.shape not in {(h, w), (1, 1, h, w), (n, 1, h, w)}:
+        raise ValueError(f"mask must have shape {(h, w)}, {(1, 1, h, w)} or {(n, 1, h, w)}, got {tuple(mask.shape)}: "
+                         "resize it to the images, and give it one channel")  # fmt: skip
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"mask must hold nothing but 0 and 1, got values in [{mask.min():.6g}, {mask.max():.6g}]: "
+                         "threshold it, for example mask > 0.5")  # fmt: skip
+    mask = mask.bool().view(-1, 1, h, w)
+    if not mask.flatten(1).any(1).all():
+        raise ValueError("mask is empty (0 everywhere) for an image: set to 1 where the sticker may be")
+    return mask
+
+
+def _whole(**settings):
+    for name, value in settings.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

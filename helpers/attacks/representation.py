@@ -1,0 +1,75 @@
+"""Attacks that use what is inside a defense: a hidden layer, its masks, the restored image."""
+
+import torch
+
+from helpers.attacks.pgd import LOSSES, ascend, cross_entropy
+
+
+def feature_pgd(model, x, y, *, targeted, layer, eps, distance="l2", **settings):
+    """JATP's full adversarial example (Eq. 5): PGD on the distance between hidden features.
+
+    layer: name of a submodule of `model`, as in `named_modules()`; its output on the natural image
+        is f*(x).  distance: "l2" (squared) or "cosine" (one minus the similarity).
+    The other settings are those of PGD.  Labels are not used.  The random start is needed: at the natural
+    image itself the distance has no gradient.
+    """
+    if targeted:
+        raise ValueError("feature_pgd has no target: it moves away from the natural image's features")
+    if distance not in DISTANCES:
+        raise ValueError(f"distance is one of {sorted(DISTANCES)}, got {distance!r}")
+    modules = dict(model.named_modules())
+    if layer not in modules or not layer:
+        names = ", ".join(name for name in modules if name)
+        raise ValueError(f"the model has no layer {layer!r}; it has {names or 'none'}")
+    seen = []
+    hook = modules[layer].register_forward_hook(lambda module, inputs, output: seen.append(output))
+
+    def features(images):
+        seen.clear()
+        model(images)
+        return seen[-1].flatten(1)
+
+    try:
+        with torch.no_grad():
+            natural = features(x)
+        return ascend(lambda x_adv: DISTANCES[distance](features(x_adv), natural).sum(), x, eps=eps, **settings)
+    finally:
+        hook.remove()
+
+
+DISTANCES = {
+    "l2": lambda a, b: (a - b).square().sum(1),
+    "cosine": lambda a, b: 1 - torch.cosine_similarity(a, b, dim=1),
+}
+
+
+def mask_adaptive(model, x, y, *, targeted, masks, eps, **settings):
+    """DIR's masking-related adaptive attack (Eq. 8): the attacker sees the masks the defense draws.
+
+    model: what follows the masking: masked images -> logits.
+    masks: function images (N,C,H,W) -> list of masks (N,1,H,W) of 0 and 1, drawn afresh in each step;
+        the loss is summed over them.
+    The gradient is that with respect to x* = x × m: hidden pixels are left alone.
+    """
+    sign = -1 if targeted else 1
+
+    def loss(x_adv):
+        return sign * sum(cross_entropy(model(x_adv * mask), y) for mask in masks(x_adv.detach()))
+
+    return ascend(loss, x, eps=eps, **settings)
+
+
+def restored(model, x, y, *, targeted, eps, loss="ce", **settings):
+    """DIR's attack on the restored representation (Eq. 9): the target attacked around g(x).
+
+    model: a pipeline with `target` and `denoiser`.  The ball is around the *restored* image, and
+    so is the result: show it to the target, not to the pipeline.
+    """
+    if not (hasattr(model, "target") and hasattr(model, "denoiser")):
+        raise ValueError(f"restored attacks a pipeline with a target and a denoiser, got {type(model).__name__}")
+    if loss not in LOSSES:
+        raise ValueError(f"loss is one of {sorted(LOSSES)}, got {loss!r}")
+    sign = -1 if targeted else 1
+    with torch.no_grad():
+        around = model.denoiser(x).clamp(0, 1)
+    return ascend(lambda x_adv: sign * LOSSES[loss](model.target(x_adv), y), around, eps=eps, **settings)

@@ -1,0 +1,143 @@
+"""The ladder: one defense under attackers who know more and more, and the alarms of a weak evaluation.
+
+A robust accuracy is only as good as the best attack that was tried.  `climb` tries them in
+order; `alarms` reads from the results whether a stronger attack is still missing.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from helpers import seeded, threats
+from helpers.attacks import ATTACKS, attackable
+from helpers.evaluation import Rate, predict
+
+MARGIN = 5.0  # points by which an attacker who knows less must not beat one who knows more
+DRAWS = 5  # passes over the images by which a stochastic defense is judged
+VANISHED = 10.0  # percent of the images without a gradient from which on gradients prove nothing
+UNBOUNDED = 95.0  # percent of errors that a gradient attack with the whole range [0,1] must reach
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One attacker: whom they attack (`threat`), with which `attack`, and what came of it.
+
+    error: share of wrong predictions, the mean over `DRAWS` passes for a stochastic defense.
+    worst: share of the images wrong in at least one pass; vote: wrong by majority of the passes.
+    broken: bool (N,), the images wrong in most passes.
+    """
+
+    threat: str
+    attack: str
+    error: Rate
+    worst: Rate
+    vote: Rate
+    broken: torch.Tensor
+    seconds: float
+
+
+def climb(defended, x, y, *, eps, steps=40, substitute=None, surrogate=None, samples=(5, 20), queries=1000, seed=0):
+    """Rungs from the weakest attacker to the strongest, all in the ℓ∞ ball of radius `eps`; a list of Rung.
+
+    defended: a `helpers.defenses.Defended`.  x (N,C,H,W) in [0,1], y (N,).
+    steps: of PGD and of APGD.  queries: of the Square attack.
+    substitute: another denoiser, for the gray-box rung.  surrogate: a classifier (or pipeline) of
+        the attacker's own, for the transfer rung.  Both rungs are left out without it.
+    samples: how many passes EOT averages, one rung each; for stochastic defenses only, as is the fixed mask,
+        which is judged with that mask in place: what is left when the attacker can foresee it.
+    A pipeline without any gradient has no white-box rungs; BPDA and Square remain.
+    """
+    pgd = apgd = {"eps": eps, "steps": steps, "seed": seed}
+    stochastic = is_stochastic(defended, x)
+    rungs = [_judge(defended, y, "none", "natural", lambda: x, seed)]
+
+    def rung(threat, attack, victim, judge=defended, **settings):
+        rungs.append(_judge(judge, y, threat, attack, lambda: ATTACKS[attack](victim, x, y, **settings), seed))
+
+    rung("oblivious", "pgd", threats.oblivious(defended), **pgd)
+    if substitute is not None:
+        rung("gray box", "pgd", threats.gray_box(substitute, defended.target), **pgd)
+    if has_gradient(defended, x[:1]):
+        rung("white box", "pgd", threats.white_box(defended), **pgd)
+        rung("white box", "apgd_ce", threats.white_box(defended), **apgd)
+        rung("white box", "apgd_dlr", threats.white_box(defended), **apgd)
+        if stochastic:
+            for count in samples:
+                rung(f"EOT {count}", "pgd", threats.eot(defended, count), **pgd)
+            still = threats.fixed_mask(defended, seed)
+            rung("fixed mask", "apgd_ce", still, judge=still, **apgd)
+    if surrogate is not None:
+        rung("transfer", "pgd", threats.transfer(surrogate), **pgd)
+    rung("BPDA", "pgd", threats.bpda(defended), **pgd)
+    rung("black box", "square", defended, eps=eps, queries=queries, seed=seed)
+    if has_gradient(defended, x[:1]):
+        rung("no budget", "pgd", threats.white_box(defended), eps=1.0, steps=steps, seed=seed)
+    return rungs
+
+
+def strongest(rungs):
+    """Share of the images that any attacker within the budget broke, without foresight: the robust error, a Rate."""
+    broken = torch.stack([rung.broken for rung in rungs if rung.threat not in ("no budget", "fixed mask")]).any(0)
+    return Rate(int(broken.sum()), len(broken))
+
+
+def alarms(defended, x, y, rungs):
+    """Signs that the evaluation, not the defense, is what holds: a list of sentences, empty if there are none."""
+    best = {}
+    for rung in rungs:
+        kind = "EOT" if rung.threat.startswith("EOT") else rung.threat
+        best[kind] = max(best.get(kind, 0.0), rung.error.value)
+    found = []
+    if not has_gradient(defended, x[:1]):
+        found.append("The pipeline hands back no gradient at all: white-box attacks cannot even start.")
+    elif (share := vanished(defended, x, y)) >= VANISHED:
+        found.append(f"The gradient is exactly zero for {share:.0f} % of the images: PGD does not move there.")
+    if is_stochastic(defended, x):
+        found.append("Two passes over the same images differ: attack it by EOT, judge it by mean, worst and vote.")
+    white = max(best.get("white box", 0.0), best["none"])
+    for kind in ("oblivious", "gray box", "transfer", "BPDA", "black box"):
+        if best.get(kind, 0.0) > white + MARGIN:
+            found.append(f"{kind} finds {best[kind]:.0f} % errors, white box only {white:.0f} %: gradients are masked.")
+    for kind in ("EOT", "fixed mask"):
+        if best.get(kind, 0.0) > white + MARGIN:
+            found.append(f"{kind} finds {best[kind]:.0f} % errors, one pass per step only "
+                         f"{white:.0f} %: randomness hid them.")  # fmt: skip
+    if best.get("no budget", 100.0) < UNBOUNDED:
+        found.append(f"Even with the whole range [0,1] PGD finds only {best['no budget']:.0f} % errors: it is stuck.")
+    return found
+
+
+def is_stochastic(model, x):
+    """Whether two passes of `model` over the same images differ."""
+    with torch.no_grad(), attackable(model):
+        return not torch.equal(model(x), model(x))
+
+
+def has_gradient(model, x):
+    """Whether the logits depend on `x` for autograd at all."""
+    with attackable(model), torch.enable_grad():
+        return model(x.clone().requires_grad_()).requires_grad
+
+
+def vanished(model, x, y):
+    """Percent of the images at which the cross-entropy's gradient with respect to the image is exactly zero."""
+    with attackable(model), torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+    return 100 * (gradient == 0).flatten(1).all(1).float().mean().item()
+
+
+def _judge(defended, y, threat, attack, make, seed):
+    started = time.perf_counter()
+    x_adv = make()
+    seconds = time.perf_counter() - started
+    # Judged by random numbers the attacker has not seen.
+    with seeded(seed + 1), attackable(defended):
+        wrong = torch.stack([predict(defended, x_adv) != y for _ in range(DRAWS)])
+    often, n = wrong.float().mean(0), len(y)
+    return Rung(
+        threat, attack, Rate(round(often.sum().item()), n), Rate(int(wrong.any(0).sum()), n),
+        Rate(int((often > 0.5).sum()), n), often > 0.5, seconds,
+    )  # fmt: skip

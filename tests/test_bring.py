@@ -1,0 +1,139 @@
+"""Bring your own: modules from outside the package, and what a wrong one is told."""
+
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from helpers import bring
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Blur(nn.Module):
+    stochastic = False
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(1, 1, 3, padding=1)
+    def forward(self, x):
+        return self.mix(x).sigmoid()
+
+class Noise(nn.Module):
+    stochastic = False
+    def forward(self, x):
+        return (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
+
+class Calm(nn.Module):
+    stochastic = True
+    def forward(self, x):
+        return x
+
+def blur(): return Blur()
+def noise(): return Noise()
+def calm(): return Calm()
+def needs(width): return Blur()
+def text(): return "a denoiser"
+def bigger(): return nn.Upsample(scale_factor=2)
+def signed(): return nn.Sequential(nn.Conv2d(1, 1, 1), nn.Tanh(), nn.Hardtanh(-1, -0.5))
+def labels(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+def crash(): return nn.Linear(3, 3)
+number = 7
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module outside the package, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"mine_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(SOURCE))
+    return name
+
+
+def images():
+    return torch.rand(3, 1, 28, 28)
+
+
+@pytest.mark.parametrize("path", ["{}:blur", "{}.py:blur"])
+def test_a_factory_is_found_by_module_and_by_file(mine, path):
+    network = bring.load(path.format(mine))
+    assert type(network).__name__ == "Blur"
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_are_loaded(mine, tmp_path, suffix):
+    weights = {"mix.weight": torch.full((1, 1, 3, 3), 0.25), "mix.bias": torch.full((1,), -1.0)}
+    file = tmp_path / f"weights{suffix}"
+    save_file(weights, file) if suffix == ".safetensors" else torch.save(weights, file)
+    state = bring.load(f"{mine}:blur", str(file)).state_dict()
+    assert all(torch.equal(state[name].cpu(), weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("factory, message", [
+    ("blur", "write package.module:factory"),
+    ("nowhere.at_all:blur", "cannot import nowhere.at_all"),
+    ("nowhere.py:blur", "no file nowhere.py"),
+    ("{}:absent", "no function 'absent'"),
+    ("{}:number", "no function 'number'"),
+    ("{}:needs", "without arguments.*width"),
+    ("{}:text", "torch.nn.Module, it returned str"),
+])
+def test_a_wrong_factory_is_told_so(mine, factory, message):
+    with pytest.raises(ValueError, match=message):
+        bring.load(factory.format(mine))
+
+
+def test_wrong_weights_are_told_so(mine, tmp_path):
+    save_file({"other.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    for file, message in (("other", "do not fit Blur"), ("broken", "broken.safetensors"), ("absent", "no file absent")):
+        with pytest.raises(ValueError, match=message):
+            bring.load(f"{mine}:blur", f"{file}.safetensors")
+
+
+def test_weights_cannot_run_code(mine, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"mix.weight": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="do not fit"):
+        bring.load(f"{mine}:blur", "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("factory, message", [
+    ("bigger", r"keep the shape \(3, 1, 28, 28\), it gave \(3, 1, 56, 56\)"),
+    ("signed", r"images in \[0,1\], it gave \[-"),
+    ("labels", r"keep the shape"),
+    ("crash", "fails on images"),
+    ("noise", "says stochastic=False, but two passes over the same images differ"),
+    ("calm", "says stochastic=True, but two passes over the same images agree"),
+])
+def test_an_unsuitable_denoiser_is_told_so(mine, factory, message):
+    with pytest.raises(ValueError, match=message):
+        bring.check_denoiser(bring.load(f"{mine}:{factory}"), images())
+
+
+def test_a_suitable_denoiser_passes(mine):
+    bring.check_denoiser(bring.load(f"{mine}:blur"), images())
+    bring.check_denoiser(nn.Identity(), images())
+
+
+@pytest.mark.parametrize("target, message", [
+    (nn.Identity(), r"logits \(3, classes\), it gave \(3, 1, 28, 28\)"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), r"\(3, 1\)"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), "fails on images"),
+])
+def test_an_unsuitable_target_is_told_so(target, message):
+    with pytest.raises(ValueError, match=message):
+        bring.check_target(target, images())
+
+
+def test_a_suitable_target_passes(lenet, digits):
+    bring.check_target(lenet, digits[0][:2])
