@@ -33,6 +33,8 @@ DENOISERS = ["ape_gan_pp", "ape_gan_dp", "hgd_pp", "hgd_dp", "arn_pp", "arn_dp"]
 # notebook: what is made before it, as (defenses, adversarial test sets); all of MNIST
 NOTEBOOKS = {
     "00_start_here": (["arn_pp"], ["pgd_n"]),
+    "01_attacks": ([], []),
+    "02_evaluating_a_defense": (["ape_gan_pp", "hgd_pp"], []),
     "21_arn_motivation": ([], ["pgd_n", "pgd_t", "aa_n", "ddn_n", "cw_n", "sta_n"]),
     "22_arn_training": (["arn_pp", "arn_released_pp"], []),
     "23_arn_pixel_attacks": (DENOISERS, TABLE_1),

@@ -14,6 +14,8 @@ from torch import nn
 
 from helpers import ROOT, device, seeded
 
+OVERSHOOT = 0.5
+
 
 def load(spec, weights=""):
     """The module that `spec`'s factory returns, with `weights` loaded if given; frozen, in eval mode, on the device.
@@ -38,6 +40,22 @@ def load(spec, weights=""):
     return network.to(device()).eval().requires_grad_(False)
 
 
+def target(spec, weights, x):
+    """The classifier `spec`, a name of `pipeline.load_target` or an import path, checked on images `x`."""
+    from helpers.pipeline import load_target
+
+    network = load(spec, weights) if ":" in spec else load_target(spec)
+    check_target(network, x)
+    return network
+
+
+def denoiser(spec, weights, x, lab):
+    """The denoiser `spec`, a defense of the Experiment `lab` or an import path, checked on images `x`."""
+    network = load(spec, weights) if ":" in spec else lab.denoiser(spec)
+    check_denoiser(network, x)
+    return network
+
+
 def check_target(target, x):
     """ValueError unless `target` maps images `x` (N,C,H,W) to finite logits (N,K)."""
     logits = _output(target, x, "target")
@@ -47,8 +65,10 @@ def check_target(target, x):
 
 
 def check_denoiser(denoiser, x):
-    """ValueError unless `denoiser` maps images `x` in [0,1] to images of the same shape in [0,1].
+    """ValueError unless `denoiser` maps images `x` in [0,1] to images of the same shape, about in [0,1].
 
+    A denoiser that subtracts the noise it sees (HGD) overshoots a little; one that works in [-1,1] or 0..255
+    is another thing: its values must lie within `OVERSHOOT` of [0,1].
     If it has an attribute `stochastic`, that must be true: with False two passes must agree exactly, with
     True they must not.
     """
@@ -57,7 +77,7 @@ def check_denoiser(denoiser, x):
     if first.shape != x.shape:
         raise ValueError(f"the denoiser must keep the shape {tuple(x.shape)}, it gave {tuple(first.shape)}")
     low, high = first.min().item(), first.max().item()
-    if low < -1e-4 or high > 1 + 1e-4:
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ValueError(f"the denoiser must give images in [0,1], it gave [{low:.4g}, {high:.4g}]: "
                          "end it with a sigmoid or a clamp, and keep normalisation inside the target")  # fmt: skip
     says, does = getattr(denoiser, "stochastic", None), not torch.equal(first, second)

@@ -73,6 +73,20 @@ def map_grid(rows, titles):
     return figure
 
 
+def strip(images, titles):
+    """Images (C,H,W) side by side; one with negative values is a difference, red and blue around zero."""
+    figure, axes = plt.subplots(1, len(images), figsize=(2.1 * len(images), 2.5))
+    for axis, image, title in zip(axes, images, titles, strict=True):
+        if image.min() < 0:
+            peak = float(image.abs().max())
+            axis.imshow(image.mean(0), cmap="RdBu_r", vmin=-peak, vmax=peak)
+        else:
+            axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[], title=title)
+    figure.tight_layout()
+    return figure
+
+
 def bars(values, ylabel, hue="defense"):
     """Grouped bars: {(group, hue): percent}; groups along the axis, hues as colours, in order of appearance.
 

@@ -6,11 +6,15 @@ order; `alarms` reads from the results whether a stronger attack is still missin
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import pandas as pd
 import torch
+from jinja2 import Template
 from torch.nn import functional as F
 
 from helpers import seeded, threats
+from helpers.artifacts import write_atomically
 from helpers.attacks import ATTACKS, attackable
 from helpers.evaluation import Rate, predict
 
@@ -83,30 +87,83 @@ def strongest(rungs):
     return Rate(int(broken.sum()), len(broken))
 
 
-def alarms(defended, x, y, rungs):
-    """Signs that the evaluation, not the defense, is what holds: a list of sentences, empty if there are none."""
+@dataclass(frozen=True)
+class Check:
+    """One point of the checklist: what should hold, what was found, and whether it does."""
+
+    point: str
+    evidence: str
+    holds: bool
+
+
+def checklist(defended, x, y, rungs):
+    """What a reader may ask of a robustness evaluation, answered from its `rungs`; a list of Check."""
     best = {}
     for rung in rungs:
         kind = "EOT" if rung.threat.startswith("EOT") else rung.threat
         best[kind] = max(best.get(kind, 0.0), rung.error.value)
-    found = []
-    if not has_gradient(defended, x[:1]):
-        found.append("The pipeline hands back no gradient at all: white-box attacks cannot even start.")
-    elif (share := vanished(defended, x, y)) >= VANISHED:
-        found.append(f"The gradient is exactly zero for {share:.0f} % of the images: PGD does not move there.")
-    if is_stochastic(defended, x):
-        found.append("Two passes over the same images differ: attack it by EOT, judge it by mean, worst and vote.")
     white = max(best.get("white box", 0.0), best["none"])
+    checks = []
+    if has_gradient(defended, x[:1]):
+        share = vanished(defended, x, y)
+        evidence = f"the gradient is exactly zero for {share:.0f} % of the images, where PGD does not move"
+        checks.append(Check("the attack has a gradient to follow", evidence, share < VANISHED))
+    else:
+        evidence = "the pipeline hands back no gradient at all: white-box attacks cannot even start"
+        checks.append(Check("the attack has a gradient to follow", evidence, False))
+    differ = is_stochastic(defended, x)
+    evidence = "two passes over the same images differ: attack it by EOT, judge it by mean, worst and vote"
+    checks.append(Check("the defense is deterministic", evidence if differ else "two passes agree exactly", not differ))
     for kind in ("oblivious", "gray box", "transfer", "BPDA", "black box"):
-        if best.get(kind, 0.0) > white + MARGIN:
-            found.append(f"{kind} finds {best[kind]:.0f} % errors, white box only {white:.0f} %: gradients are masked.")
+        if kind in best:
+            wins = best[kind] > white + MARGIN
+            evidence = f"{kind} finds {best[kind]:.0f} % errors, white box {white:.0f} %"
+            evidence += ": gradients are masked" if wins else ""
+            checks.append(Check(f"{kind} does not beat white box", evidence, not wins))
     for kind in ("EOT", "fixed mask"):
-        if best.get(kind, 0.0) > white + MARGIN:
-            found.append(f"{kind} finds {best[kind]:.0f} % errors, one pass per step only "
-                         f"{white:.0f} %: randomness hid them.")  # fmt: skip
-    if best.get("no budget", 100.0) < UNBOUNDED:
-        found.append(f"Even with the whole range [0,1] PGD finds only {best['no budget']:.0f} % errors: it is stuck.")
-    return found
+        if kind in best:
+            wins = best[kind] > white + MARGIN
+            evidence = f"{kind} finds {best[kind]:.0f} % errors, one pass per step {white:.0f} %"
+            evidence += ": randomness hid them" if wins else ""
+            checks.append(Check(f"{kind} does not beat one pass per step", evidence, not wins))
+    if "no budget" in best:
+        stuck = best["no budget"] < UNBOUNDED
+        evidence = f"with the whole range [0,1] PGD finds {best['no budget']:.0f} % errors" + (": it is stuck" if stuck else "")
+        checks.append(Check("without a budget the attack always wins", evidence, not stuck))
+    return checks
+
+
+def alarms(defended, x, y, rungs):
+    """Signs that the evaluation, not the defense, is what holds: the evidence of the points that fail."""
+    return [check.evidence for check in checklist(defended, x, y, rungs) if not check.holds]
+
+
+def table(rungs):
+    """The rungs as a DataFrame: error with its 95 % interval, worst and vote (of `DRAWS` passes), in percent."""
+    return pd.DataFrame([
+        {
+            "attacker": rung.threat, "attack": rung.attack, "error": str(rung.error),
+            "95 %": "{:.0f}–{:.0f}".format(*rung.error.interval), "worst": str(rung.worst), "vote": str(rung.vote),
+            "seconds": f"{rung.seconds:.1f}",
+        }
+        for rung in rungs
+    ])  # fmt: skip
+
+
+def report(file, title, rungs, checks, facts):
+    """Write a page (HTML that needs nothing else) with the verdict, the ladder and the checklist; -> `file`.
+
+    facts: {name: text} of what was evaluated.
+    """
+    template = Template((Path(__file__).parent / "ladder.html.j2").read_text(), autoescape=True)
+    best = strongest(rungs)
+    text = template.render(
+        title=title, facts=facts, best=best, interval="{:.0f}–{:.0f}".format(*best.interval), natural=rungs[0].error,
+        rows=table(rungs).to_dict("records"), checks=checks, alarms=sum(not check.holds for check in checks),
+    )  # fmt: skip
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda f: f.write_text(text))
+    return file
 
 
 def is_stochastic(model, x):

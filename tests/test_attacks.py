@@ -542,7 +542,7 @@ class Gives(nn.Module):
 
 
 @pytest.mark.parametrize("answer, message", [
-    (lambda x: x, r"logits \(2, classes\), it gave \(2, 1, 4, 4\)"),
+    (lambda x: x, r"logits \(1, classes\), it gave \(1, 1, 4, 4\)"),
     (lambda x: x[0, 0], r"it gave \(4, 4\)"),
     (lambda x: [x], "it gave list"),
     (lambda x: x.flatten(1) / 0, "NaN or infinity"),

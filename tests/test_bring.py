@@ -37,7 +37,7 @@ def calm(): return Calm()
 def needs(width): return Blur()
 def text(): return "a denoiser"
 def bigger(): return nn.Upsample(scale_factor=2)
-def signed(): return nn.Sequential(nn.Conv2d(1, 1, 1), nn.Tanh(), nn.Hardtanh(-1, -0.5))
+def signed(): return nn.Sequential(nn.Conv2d(1, 1, 1), nn.Tanh(), nn.Hardtanh(-1, -0.6))
 def labels(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 def crash(): return nn.Linear(3, 3)
 number = 7
@@ -123,6 +123,7 @@ def test_an_unsuitable_denoiser_is_told_so(mine, factory, message):
 def test_a_suitable_denoiser_passes(mine):
     bring.check_denoiser(bring.load(f"{mine}:blur"), images())
     bring.check_denoiser(nn.Identity(), images())
+    bring.check_denoiser(nn.Hardtanh(-0.4, 1.4), images())  # HGD overshoots, too
 
 
 @pytest.mark.parametrize("target, message", [
@@ -137,3 +138,23 @@ def test_an_unsuitable_target_is_told_so(target, message):
 
 def test_a_suitable_target_passes(lenet, digits):
     bring.check_target(lenet, digits[0][:2])
+
+
+def test_the_notebook_takes_a_defense_from_outside_the_package(tmp_path, monkeypatch):
+    """The command of its first cell, on a file that only the user has."""
+    import nbformat
+
+    from helpers import ROOT, run
+
+    monkeypatch.delenv("ARTIFACT_DIR", raising=False)  # what its lessons need is expensive, and shared
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    (tmp_path / "mine.py").write_text(textwrap.dedent(SOURCE))
+    save_file({"mix.weight": torch.eye(3).view(1, 1, 3, 3), "mix.bias": torch.full((1,), -1.0)}, tmp_path / "w.safetensors")
+    parameters = {
+        "denoiser": f"{tmp_path / 'mine.py'}:blur", "denoiser_weights": str(tmp_path / "w.safetensors"),
+        "images": 8, "steps": 2, "queries": 2, "report": str(tmp_path / "page.html"),
+    }  # fmt: skip
+    out = tmp_path / "out.ipynb"
+    run.execute(str(ROOT / "notebooks" / "02_evaluating_a_defense.ipynb"), str(out), parameters)
+    assert "mine.py:blur" in str(nbformat.read(out, 4).cells[3].outputs[0].text)
+    assert "Robust error" in (tmp_path / "page.html").read_text()

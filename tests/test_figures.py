@@ -1,5 +1,7 @@
 """Figures and explorers, by what they show."""
 
+import time
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -71,3 +73,34 @@ def test_moving_the_slider_turns_the_page():
 def test_an_explorer_without_pages_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         widgets.flip_through({}, "ε")
+
+
+def test_the_explorer_shows_the_page_of_the_choice_at_once():
+    drawn = []
+
+    def page(image, attack, targeted):
+        drawn.append((image, attack, targeted))
+        return figures.strip([torch.rand(1, 28, 28), torch.rand(3, 28, 28), torch.randn(1, 28, 28)], ["a", "b", "c"])
+
+    box = widgets.explorer(page, image=[0, 1], attack=["pgd", "fgsm"], targeted=[False, True])
+    controls, picture = box.children
+    image, attack, targeted = controls.children
+    first = picture.value
+    started = time.perf_counter()
+    attack.value = "fgsm"
+    assert time.perf_counter() - started < 1
+    assert picture.value != first and bytes(picture.value).startswith(b"\x89PNG")
+    targeted.value = True
+    image.value = 1
+    assert drawn == [(0, "pgd", False), (0, "fgsm", False), (0, "fgsm", True), (1, "fgsm", True)]
+    image.value, targeted.value, attack.value = 0, False, "pgd"
+    assert picture.value == first and drawn.count((0, "pgd", False)) == 1  # kept
+    assert not plt.get_fignums()
+
+
+def test_a_strip_shows_a_difference_around_zero():
+    figure = figures.strip([torch.rand(3, 8, 8), -torch.rand(1, 8, 8)], ["natural", "difference"])
+    image, difference = (axis.images[0] for axis in figure.axes)
+    assert image.get_array().shape == (8, 8, 3)
+    low, high = difference.get_clim()
+    assert low == -high and low == pytest.approx(difference.get_array().min())

@@ -45,6 +45,18 @@ def climbed(target, denoiser, digits, n=40, **settings):
     return rungs, ladder.alarms(defended, x, y, rungs)
 
 
+def test_the_report_is_one_page_with_the_verdict_and_the_evidence(lenet, digits, tmp_path):
+    defended, x, y = Defended(lenet, FourLevels()), digits[0][:10], digits[1][:10]
+    rungs = ladder.climb(defended, x, y, eps=0.3, steps=3, queries=10)
+    checks = ladder.checklist(defended, x, y, rungs)
+    file = ladder.report(tmp_path / "new" / "page.html", "<b>My</b> defense", rungs, checks, {"data": "digits"})
+    text = file.read_text()
+    assert "&lt;b&gt;My" in text and "data: <b>digits</b>" in text
+    assert all(check.evidence in text for check in checks) and text.count("✗") == sum(not c.holds for c in checks) > 0
+    assert f"Robust error <b>{ladder.strongest(rungs)} %</b>" in text
+    assert all(f"<td>{rung.threat}</td><td>{rung.attack}</td>" in text for rung in rungs)
+
+
 def of(rungs, threat):
     return max(rung.error.value for rung in rungs if rung.threat == threat)
 
@@ -75,7 +87,7 @@ def test_saturation_is_unmasked(lenet, digits):
 
 def test_randomness_is_unmasked(lenet, digits):
     rungs, found = climbed(lenet, Dropped(), digits, eps=0.1, steps=10, samples=(5,))
-    assert any("Two passes" in sentence for sentence in found)
+    assert any("two passes" in sentence for sentence in found)
     assert any("EOT finds" in sentence and "randomness hid" in sentence for sentence in found)
     assert {"EOT 5", "fixed mask"} <= {rung.threat for rung in rungs}
     natural = rungs[0]

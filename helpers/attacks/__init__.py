@@ -108,15 +108,18 @@ def _check_model(model, x, y, targeted):
     halves = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
     if halves:
         raise ValueError(f"the model's parameters are {halves.pop()}, too coarse for an attack's gradients: model.float()")
-    logits = model(x)
-    if not torch.is_tensor(logits) or logits.ndim != 2 or len(logits) != len(x):
+    images = x if targeted else x[:1]  # an attack of one step should not pay for two
+    logits = model(images)
+    if not torch.is_tensor(logits) or logits.ndim != 2 or len(logits) != len(images):
         shape = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
-        raise ValueError(f"the model must map images {tuple(x.shape)} to logits ({len(x)}, classes), it gave {shape}")
+        raise ValueError(f"the model must map images {tuple(images.shape)} to logits ({len(images)}, classes), it gave {shape}")
     if not logits.isfinite().all():
-        raise ValueError("the model's logits on the natural images hold NaN or infinity: has its training diverged?")
+        raise ValueError("the model's logits on natural images hold NaN or infinity: has its training diverged?")
     check_images(x, y, logits.shape[1])
+    if not targeted:
+        return
     hits = int((logits.argmax(1) == y).sum())
-    if targeted and len(x) > 1 and 2 * hits > len(x):
+    if len(x) > 1 and 2 * hits > len(x):
         raise ValueError(
             f"targeted=True, but {hits} of {len(x)} images are already classified as their target: "
             "y must hold the labels to be reached, never the true ones (see random_targets)"

@@ -61,12 +61,13 @@ def fgsm(model, x, y, *, targeted, eps):
     return pgd(model, x, y, targeted=targeted, eps=eps, steps=1, step_size=eps, random_start=False)
 
 
-def ascend(loss, x, *, eps, steps, step_size=None, norm="linf", random_start=True, seed=0):
+def ascend(loss, x, *, eps, steps, step_size=None, norm="linf", random_start=True, seed=0, start=None):
     """The projected ascent itself: `steps` steps up `loss`, a function of the images to a scalar.
 
     The loss must be a sum over the images, so that each one's gradient is its own.  The other
-    settings are those of `pgd`.  The random start goes by an image's place in the batch; apart
-    from it an image's result does not depend on its neighbours.
+    settings are those of `pgd`.  With `start` the ascent goes on from those images.  The random
+    start goes by an image's place in the batch; apart from it an image's result does not depend
+    on its neighbours.
     """
     if norm not in ("linf", "l2") or steps < 1:
         raise ValueError(f"norm is linf or l2, steps >= 1; got {norm}, {steps}")
@@ -74,7 +75,9 @@ def ascend(loss, x, *, eps, steps, step_size=None, norm="linf", random_start=Tru
     # The memory format of the convolutions, once, instead of a conversion in each layer and step.
     x = x.contiguous(memory_format=torch.channels_last)
     low, high = box(x, eps)
-    x_adv = _start(x, eps, norm, seed).clamp_(0, 1) if random_start else x
+    if start is None:
+        start = _start(x, eps, norm, seed).clamp_(0, 1) if random_start else x
+    x_adv = start
     for _ in range(steps):
         x_adv = x_adv.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(x_adv), x_adv)
