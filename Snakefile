@@ -39,6 +39,7 @@ NOTEBOOKS = {
     "22_arn_training": (["arn_pp", "arn_released_pp"], []),
     "23_arn_pixel_attacks": (DENOISERS, TABLE_1),
     "24_arn_leaked_defense": (["ape_gan_pp", "hgd_pp", "arn_pp"], []),
+    "53_speed": ([], []),
 }
 
 # The rules -----------------------------------------------------------------------------------

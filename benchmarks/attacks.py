@@ -16,6 +16,7 @@ are CPU time for one thread, wall-clock time for more.
 import argparse
 import copy
 import json
+import os
 import platform
 import random
 import statistics
@@ -269,6 +270,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
+    os.environ["TQDM_DISABLE"] = "1"  # bars would run through the tables
     library()  # advertorch, made importable
     print(f"{platform.machine()}, {args.threads} thread(s), {versions()}")
 

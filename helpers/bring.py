@@ -6,6 +6,7 @@ weights come from a safetensors file or a state dict that `torch.save` wrote.
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def load(spec, weights=""):
     if not callable(factory):
         raise ValueError(f"{spec!r}: {place} has no function {name!r}")
     try:
-        network = factory()
+        inspect.signature(factory).bind()
     except TypeError as error:
         raise ValueError(f"{spec!r} must be callable without arguments: {error}") from error
+    network = factory()
     if not isinstance(network, nn.Module):
         raise ValueError(f"{spec!r} must return a torch.nn.Module, it returned {type(network).__name__}")
     if weights:
@@ -44,14 +46,14 @@ def target(spec, weights, x):
     """The classifier `spec`, a name of `pipeline.load_target` or an import path, checked on images `x`."""
     from helpers.pipeline import load_target
 
-    network = load(spec, weights) if ":" in spec else load_target(spec)
+    network = load(spec, weights) if _is_path(spec, weights) else load_target(spec)
     check_target(network, x)
     return network
 
 
 def denoiser(spec, weights, x, lab):
     """The denoiser `spec`, a defense of the Experiment `lab` or an import path, checked on images `x`."""
-    network = load(spec, weights) if ":" in spec else lab.denoiser(spec)
+    network = load(spec, weights) if _is_path(spec, weights) else lab.denoiser(spec)
     check_denoiser(network, x)
     return network
 
@@ -62,6 +64,8 @@ def check_target(target, x):
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise ValueError(f"the target must map images {tuple(x.shape)} to logits ({len(x)}, classes), "
                          f"it gave {tuple(logits.shape)}")  # fmt: skip
+    if logits.min() >= 0 and torch.allclose(logits.sum(1), torch.ones(len(logits)).to(logits), atol=1e-4):
+        raise ValueError("the target returns probabilities, whose gradient vanishes where it is sure: drop its softmax")
 
 
 def check_denoiser(denoiser, x):
@@ -86,6 +90,12 @@ def check_denoiser(denoiser, x):
                          f"{'differ' if does else 'agree'}")  # fmt: skip
 
 
+def _is_path(spec, weights):
+    if weights and ":" not in spec:
+        raise ValueError(f"{spec!r} is a name, which has weights of its own; with weights {weights!r} give an import path")
+    return ":" in spec
+
+
 def _output(network, x, what):
     with torch.no_grad():
         try:
@@ -105,6 +115,8 @@ def _module(place, spec):
         file = _find(place, spec)
         made = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(made)
+        sys.path.append(str(file.parent.resolve()))  # it may import its neighbours
+        sys.modules[made.name] = module
         made.loader.exec_module(module)
         return module
     for folder in (str(Path.cwd()), str(ROOT)):

@@ -17,7 +17,7 @@ import torch
 
 from helpers import seeded
 from helpers.accelerate import accelerate
-from helpers.attacks import attackable
+from helpers.attacks import attackable, check_model
 from helpers.attacks.advertorch import num_classes
 from helpers.attacks.autoattack import NORMS
 from helpers.attacks.pgd import LOSSES, ascend
@@ -34,7 +34,8 @@ def broken(model, x, y, attack="pgd", *, targeted=False, fast=None, drop=True, b
     attack: "pgd" with the settings of `helpers.attacks.pgd`, and `restarts` and `every`; or "aa"
         with `eps`, `norm`, `seed`.
     fast: the model that is attacked in place of `model`; by default `accelerate(model)`.
-    drop: forget images once they are broken.  PGD then counts an image that *any* iterate breaks,
+    drop: forget images once they are broken.  PGD then counts an image that one of the iterates it looks at
+        (each second one, see `every`) breaks,
         and AutoAttack is preceded by ten steps of PGD.
     batch_size: images attacked at a time.
     """
@@ -44,11 +45,14 @@ def broken(model, x, y, attack="pgd", *, targeted=False, fast=None, drop=True, b
         raise ValueError(f"eps must be positive, got {settings.get('eps')}")
     check_images(x, y)
     with attackable(model), torch.enable_grad():
+        check_model(model, x, y, targeted)
         classes = num_classes(model, x)
-        check_images(x, y, classes)
         if attack == "aa" and (targeted or classes < 4):
             raise ValueError(f"AutoAttack is untargeted and needs at least 4 classes; targeted={targeted}, {classes} classes")
         fast = accelerate(model) if fast is None else fast
+        if not torch.equal(model(x[:1]), model(x[:1])):
+            raise ValueError("the model is stochastic, and being wrong in one of many passes is not being broken: "
+                             "attack it with helpers.attacks and judge it by fresh passes")  # fmt: skip
         judge = _Judge(model, x.detach(), y, targeted, batch_size)
         judge.compare(fast)
         _ATTACKS[attack](judge, fast, drop=drop, **settings)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from helpers import artifacts, data, defenses, device, networks, profiles, seeded, threats
-from helpers.attacks import ATTACKS, random_targets
+from helpers.attacks import ATTACKS, draws, random_targets
 from helpers.training import fit
 
 # The seen attacks a denoiser's suffix stands for (ARN, Section 4.2).
@@ -159,7 +159,7 @@ class Experiment:
             victim = self._victim(threat, defense)
             x, y = self.images(split, settings["n"])
             y = self.targets(split)[: len(x)] if settings["targeted"] else y
-            seed = {"seed": self.seed} if settings["attack"] in ("pgd", "aa") else {}
+            seed = {"seed": self.seed} if draws(settings["attack"]) else {}
             parts = [
                 ATTACKS[settings["attack"]](victim, xs, ys, targeted=settings["targeted"], **settings["settings"], **seed)
                 for xs, ys in zip(x.split(CHUNK), y.split(CHUNK), strict=True)
@@ -171,7 +171,7 @@ class Experiment:
 
     def targets(self, split="test"):
         """Target labels of the targeted attacks, never the true one; (N,) on the device."""
-        return random_targets(self.images(split)[1], 10, self.seed)
+        return random_targets(self.images(split)[1], len(data.DATASETS[self.dataset].classes), self.seed)
 
     def _victim(self, threat, defense):
         if threat == "oblivious":

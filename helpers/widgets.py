@@ -32,7 +32,7 @@ def explorer(page, **choices):
     """
     controls = {}
     for name, values in choices.items():
-        if set(values) == {True, False}:
+        if all(isinstance(value, bool) for value in values):
             controls[name] = ipywidgets.Checkbox(value=values[0], description=name, indent=False)
         else:
             controls[name] = ipywidgets.Dropdown(options=values, description=name, layout={"width": "220px"})

@@ -1,6 +1,7 @@
 """Attacks: against closed forms on a linear model, against other libraries, and the promises they share."""
 
 import copy
+import re
 import warnings
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from conftest import Linear, error
 from torch import nn
 
-from helpers.attacks import ATTACKS, attackable, random_targets
+from helpers import attacks
+from helpers.attacks import ATTACKS, attackable, draws, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
 from helpers.attacks.sta import total_variation, warp
@@ -425,11 +427,24 @@ def test_an_outer_no_grad_changes_nothing(name):
     assert torch.equal(got, expected)
 
 
-@pytest.mark.parametrize("name, settings", [("pgd", {}), ("pgd", {"norm": "l2"}), ("aa", {"eps": 0.3})])
+@pytest.mark.parametrize("name, settings", [
+    ("pgd", {}), ("pgd", {"norm": "l2"}), ("aa", {"eps": 0.3}), ("pgd_dlr", {}), ("vni_fgsm", {}), ("square", {"eps": 0.4, "queries": 300}),
+    ("apgd_ce", {"eps": 0.2}), ("feature_pgd", {}), ("mask_adaptive", {}), ("restored", {}), ("ba", {}), ("lsa", {}),
+])
 def test_a_seed_makes_an_attack_repeatable_and_another_one_differs(lenet, digits, name, settings):
     x, y = digits[0][:3], digits[1][:3]
     a, b, c = (run(name, lenet, x, y, seed=seed, **settings) for seed in (3, 3, 4))
     assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_that_draws_takes_a_seed_and_the_others_do_not(name):
+    model, x, y = scene()
+    if draws(name):
+        run(name, model, x, y, seed=1)
+    else:
+        with pytest.raises(TypeError, match="seed"):
+            run(name, model, x, y, seed=1)
 
 
 def test_ddn_is_repeatable_where_the_gradient_vanishes():
@@ -469,6 +484,66 @@ def test_an_images_result_does_not_depend_on_its_neighbours(lenet, digits, name,
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
 
+def test_a_stochastic_model_is_attacked_repeatably():
+    class Noisy(Linear):
+        def forward(self, x):
+            return super().forward(x + 0.3 * torch.randn_like(x))
+
+    model = Noisy(5, (1, 8, 8))
+    x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    torch.manual_seed(1)
+    first, state = ATTACKS["pgd"](model, x, y, eps=0.1, steps=5, seed=4), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(ATTACKS["pgd"](model, x, y, eps=0.1, steps=5, seed=4), first)
+    torch.manual_seed(1)
+    model(x[:1])  # what the check of the model draws
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["pgd", "mi_fgsm", "feature_pgd", "square"])
+def test_a_network_that_flattens_by_view_can_be_attacked(name):
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.layer = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 5)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.layer(x.view(len(x), -1))
+
+    model, x = Viewed(), torch.rand(3, 3, 8, 8)
+    x_adv = run(name, model, x, model(x).argmax(1))
+    assert x_adv.is_contiguous()
+
+
+def test_a_model_whose_gradient_is_not_a_number_is_not_counted_as_broken():
+    class Undefined(Linear):
+        def forward(self, x):
+            return super().forward(x) + (x - x).abs().sqrt().flatten(1).sum(1, keepdim=True)
+
+    model, y = Undefined(5, (1, 8, 8)), torch.tensor([0, 1])
+    with pytest.raises(RuntimeError, match="pgd left .0,1.: .*nan.*gradients finite"):
+        ATTACKS["pgd"](model, torch.rand(2, 1, 8, 8), y, eps=0.1, norm="l2")
+
+
+def test_long_work_shows_its_passes_and_tests_are_silent(monkeypatch, capsys):
+    model, x, y = scene()
+    monkeypatch.setattr(attacks, "PATIENCE", 0)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    run("pgd", model, x, y, steps=5)
+    assert re.search(r"pgd: .*passes", capsys.readouterr().err)
+    assert not model._forward_hooks
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    run("pgd", model, x, y, steps=5)
+    assert capsys.readouterr().err == ""
+
+
+def test_short_work_shows_nothing(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    run("pgd", *scene(), steps=5)
+    assert capsys.readouterr().err == ""
+
+
 # --- bad input -------------------------------------------------------------------------------------
 
 GOOD = torch.full((2, 1, 4, 4), 0.5)
@@ -501,7 +576,11 @@ def test_a_radius_must_be_positive(name, eps):
     ("pgd", {"norm": "l1"}, "norm is linf or l2.*got l1"),
     ("pgd", {"loss": "mse"}, "loss is one of.*ce.*dlr.*mse"),
     ("pgd", {"steps": 0}, "steps >= 1.*0"),
+    ("pgd", {"step_size": -0.01}, "step_size must be positive, got -0.01"),
     ("mi_fgsm", {"steps": 0}, "at least 1, got 0"),
+    ("mi_fgsm", {"step_size": 0}, "step_size must be positive, got 0"),
+    ("vni_fgsm", {"samples": 0}, "samples must be at least 1, got 0"),
+    ("feature_pgd", {"random_start": False}, "needs its random start"),
     ("ti_bim", {"kernel_size": 4}, "odd.*got 4"),
     ("aa", {"norm": "l1"}, "norm is linf or l2.*got 'l1'"),
     ("aa", {"version": "plus"}, "version is standard or rand.*plus"),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from helpers import bring
+from helpers import bring, device
 
 SOURCE = """
 import torch
@@ -55,7 +55,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def images():
-    return torch.rand(3, 1, 28, 28)
+    return torch.rand(3, 1, 28, 28, device=device())
 
 
 @pytest.mark.parametrize("path", ["{}:blur", "{}.py:blur"])
@@ -130,10 +130,11 @@ def test_a_suitable_denoiser_passes(mine):
     (nn.Identity(), r"logits \(3, classes\), it gave \(3, 1, 28, 28\)"),
     (nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), r"\(3, 1\)"),
     (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), "fails on images"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1)), "probabilities"),
 ])
 def test_an_unsuitable_target_is_told_so(target, message):
     with pytest.raises(ValueError, match=message):
-        bring.check_target(target, images())
+        bring.check_target(target.to(device()), images())
 
 
 def test_a_suitable_target_passes(lenet, digits):
@@ -158,3 +159,16 @@ def test_the_notebook_takes_a_defense_from_outside_the_package(tmp_path, monkeyp
     run.execute(str(ROOT / "notebooks" / "02_evaluating_a_defense.ipynb"), str(out), parameters)
     assert "mine.py:blur" in str(nbformat.read(out, 4).cells[3].outputs[0].text)
     assert "Robust error" in (tmp_path / "page.html").read_text()
+
+
+def test_a_name_has_weights_of_its_own():
+    for choose in (lambda: bring.target("lenet5_clean", "w.pt", images()), lambda: bring.denoiser("hgd_pp", "w.pt", images(), None)):
+        with pytest.raises(ValueError, match="is a name.*give an import path"):
+            choose()
+
+
+def test_a_file_may_import_its_neighbour(mine, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "neighbour_of_mine.py").write_text("import torch\nLAYER = torch.nn.Identity()\n")
+    (tmp_path / "sub" / "front_of_mine.py").write_text("import neighbour_of_mine as n\n\n\ndef make():\n    return n.LAYER\n")
+    assert isinstance(bring.load("sub/front_of_mine.py:make"), nn.Identity)

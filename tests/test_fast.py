@@ -311,7 +311,17 @@ def test_targeted_images_are_broken_when_they_are_given_the_target():
     reach = (logits[:, 1] - logits[:, 0]).abs() / (model.layer.weight[1] - model.layer.weight[0]).detach().norm(1)
     eps = halfway(reach)
     assert torch.equal(broken(model, x, towards, targeted=True, eps=eps), reach < eps)
-    assert broken(model, x, y, targeted=True, eps=eps).all()  # already there
+    with pytest.raises(ValueError, match="already classified as their target"):
+        broken(model, x, y, targeted=True, eps=eps)
+
+
+def test_a_stochastic_model_is_refused():
+    class Noisy(Linear):
+        def forward(self, x):
+            return super().forward(x + 0.1 * torch.randn_like(x))
+
+    with pytest.raises(ValueError, match="stochastic.*fresh passes"):
+        broken(Noisy(5, (1, 4, 4)), torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), eps=0.1)
 
 
 @pytest.mark.parametrize("attack, settings", [("pgd", {"eps": 0.11, "steps": 5}), ("aa", {"eps": 0.3})])
@@ -362,7 +372,8 @@ def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = Linear(5, (1, 4, 4))
-        broken(model, GOOD, model(GOOD).argmax(1), **arguments)
+        y = model(GOOD).argmax(1)
+        broken(model, GOOD, (y + 1) % 5 if "targeted" in arguments else y, **arguments)
 
 
 def test_bad_images_and_labels_are_refused():

@@ -15,12 +15,14 @@ shows how many passes it has made.  To add an attack, write a function
 """
 
 import functools
+import inspect
 import os
 from contextlib import contextmanager
 
 import torch
 from tqdm.auto import tqdm
 
+from helpers import seeded
 from helpers.attacks.advertorch import cw, ddn, jsma
 from helpers.attacks.autoattack import aa, apgd_ce, apgd_dlr, fab, square
 from helpers.attacks.boundary import ba
@@ -95,15 +97,20 @@ def _contract(name, attack):
             raise ValueError(f"eps must be positive, got {settings['eps']}")
         x = x.detach()
         with attackable(model):
-            _check_model(model, x, y, targeted)
-            with torch.enable_grad(), _passes_shown(model, name):
-                return attack(model, x, y, targeted=targeted, **settings).detach()
+            check_model(model, x, y, targeted)
+            # Seeded: a stochastic model draws its numbers from torch's global generators.
+            with torch.enable_grad(), _passes_shown(model, name), seeded(settings.get("seed", 0)):
+                x_adv = attack(model, x, y, targeted=targeted, **settings).detach().contiguous()
+        low, high = (value.item() for value in x_adv.aminmax())  # both NaN if one value is
+        if not (low >= 0 and high <= 1):
+            raise RuntimeError(f"{name} left [0,1]: its result holds values in [{low}, {high}]; are the gradients finite?")
+        return x_adv
 
     return checked
 
 
 @torch.no_grad()
-def _check_model(model, x, y, targeted):
+def check_model(model, x, y, targeted):
     """Raise ValueError if `model` is not fit to be attacked on `x`, or if `y` cannot be what it should be."""
     halves = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
     if halves:
@@ -127,6 +134,13 @@ def _check_model(model, x, y, targeted):
 
 
 ATTACKS = {name: _contract(name, attack) for name, attack in _IMPLEMENTATIONS.items()}
+
+
+def draws(name):
+    """Whether the attack `name` draws random numbers, and so takes a `seed`."""
+    parameters = inspect.signature(_IMPLEMENTATIONS[name]).parameters.values()
+    # Attacks that hand their other settings on to `pgd.ascend` take its seed.
+    return any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def random_targets(y, num_classes, seed=0):

@@ -72,10 +72,11 @@ def jsma(model, x, y, *, targeted, theta=1.0, gamma=1.0):
         raise ValueError("jsma is a targeted attack: pass targeted=True and target labels as y")
     attack = library().JacobianSaliencyMapAttack(model, num_classes(model, x), theta=theta, gamma=gamma)
     # It holds a number for every pair of pixels: 100 MNIST images at a time take 1.5 GB.
-    return torch.cat([attack.perturb(*part) for part in zip(x.split(50), y.split(50), strict=True)])
+    size = max(1, 50 * 784**2 // x[0].numel() ** 2)
+    return torch.cat([attack.perturb(*part) for part in zip(x.split(size), y.split(size), strict=True)])
 
 
-def spatial(model, x, y, *, targeted, steps=1000, search_steps=5):
+def spatial(model, x, y, *, targeted, steps, search_steps):
     """advertorch's spatial transform attack, with its failures handed back unchanged.
 
     It returns a black image for an example on which it fails, and a black image often counts

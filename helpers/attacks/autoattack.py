@@ -1,7 +1,8 @@
 """AutoAttack (Croce & Hein 2020) and its parts, the original code from the package `pyautoattack`.
 
 All are untargeted, in the ℓ∞ or ℓ2 ball of radius `eps` (units of the [0,1] image); an image that
-is not broken is handed back unchanged.  Random starts go by an image's place in the batch.
+is not broken is handed back unchanged.  Random numbers go by an image's place among those that are
+still unbroken: what becomes of an image may depend on its neighbours that much.
 """
 
 import logging
@@ -19,11 +20,11 @@ def aa(model, x, y, *, targeted, eps, norm="linf", version="standard", batch_siz
 
     version: "standard", or "rand" for a stochastic model (APGD with 20 gradient samples).
     Each attack sees only the examples that its predecessors left unbroken.  The targeted parts
-    need at least four classes.
+    need at least four classes, "rand" three.
     """
     if version not in ("standard", "rand"):
         raise ValueError(f"version is standard or rand, got {version!r}")
-    classes = _check(model, x, targeted, norm, classes=4)
+    classes = _check(model, x, targeted, norm, classes=4 if version == "standard" else 3)
     from pyautoattack import AutoAttack
 
     logging.getLogger("auto-attack").setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 import torch
 
 from helpers import seeded
+from helpers.data import check_images
 
 
 def ba(model, x, y, *, targeted, steps=5000, starts=None, seed=0):
@@ -20,6 +21,7 @@ def ba(model, x, y, *, targeted, steps=5000, starts=None, seed=0):
     if targeted and starts is None:
         raise ValueError("a targeted boundary attack needs starts: images (N,C,H,W) of the target classes")
     starts = _noise_starts(model, x, y, seed) if starts is None else starts
+    check_images(starts)
     if starts.shape != x.shape:
         raise ValueError(f"starts has shape {tuple(starts.shape)}, the images {tuple(x.shape)}")
     with torch.no_grad():

@@ -41,9 +41,9 @@ def lsa(
         if len(active) == 0:
             break
         lottery = torch.rand(x.shape[2:], generator=generator, device=x.device)
-        current, near = _round(model, x_adv[active], y[active], allowed[active], lottery, targeted, settings)
-        x_adv[active], allowed[active] = current, near
-        active = active[_unbroken(model, current, y[active], targeted)]
+        for part in active.split(64):  # each image is tried in `candidates` variants
+            x_adv[part], allowed[part] = _round(model, x_adv[part], y[part], allowed[part], lottery, targeted, settings)
+        active = active[_unbroken(model, x_adv[active], y[active], targeted)]
     return x_adv
 
 

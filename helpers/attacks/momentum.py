@@ -7,7 +7,7 @@ read off.  By hand: the kept libraries have them not at all, or not by the paper
 import torch
 from torch.nn import functional as F
 
-from helpers.attacks.pgd import box, cross_entropy
+from helpers.attacks.pgd import box, cross_entropy, positive_step
 
 
 def mi_fgsm(model, x, y, *, targeted, eps, steps=10, step_size=None, decay=1.0):
@@ -31,6 +31,8 @@ def vni_fgsm(model, x, y, *, targeted, eps, steps=10, step_size=None, decay=1.0,
     neighbours, uniform within `radius`·eps (β; they may leave [0,1], as in the paper).  The
     neighbours go by an image's place in the batch.
     """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
     generator = torch.Generator(x.device).manual_seed(seed)
     step = eps / steps if step_size is None else step_size
 
@@ -70,7 +72,7 @@ def _iterate(direction, x, eps, steps, step_size):
     """Signed steps along `direction(x_adv, state) -> direction, state` within the ℓ∞ ball."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    step_size = eps / steps if step_size is None else step_size
+    step_size = positive_step(eps / steps if step_size is None else step_size)
     low, high = box(x, eps)
     x_adv, state = x, {}
     for _ in range(steps):

@@ -47,7 +47,7 @@ def pgd(model, x, y, *, targeted, eps, steps=40, step_size=None, norm="linf", ra
     sign = -1 if targeted else 1
     return ascend(
         lambda x_adv: sign * LOSSES[loss](model(x_adv), y),
-        x, eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start, seed=seed,
+        in_format_of(model, x), eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start, seed=seed,
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def fgsm(model, x, y, *, targeted, eps):
     return pgd(model, x, y, targeted=targeted, eps=eps, steps=1, step_size=eps, random_start=False)
 
 
-def ascend(loss, x, *, eps, steps, step_size=None, norm="linf", random_start=True, seed=0, start=None):
+def ascend(loss, x, *, eps, steps=40, step_size=None, norm="linf", random_start=True, seed=0, start=None):
     """The projected ascent itself: `steps` steps up `loss`, a function of the images to a scalar.
 
     The loss must be a sum over the images, so that each one's gradient is its own.  The other
@@ -71,9 +71,7 @@ def ascend(loss, x, *, eps, steps, step_size=None, norm="linf", random_start=Tru
     """
     if norm not in ("linf", "l2") or steps < 1:
         raise ValueError(f"norm is linf or l2, steps >= 1; got {norm}, {steps}")
-    step_size = 2.5 * eps / steps if step_size is None else step_size
-    # The memory format of the convolutions, once, instead of a conversion in each layer and step.
-    x = x.contiguous(memory_format=torch.channels_last)
+    step_size = positive_step(2.5 * eps / steps if step_size is None else step_size)
     low, high = box(x, eps)
     if start is None:
         start = _start(x, eps, norm, seed).clamp_(0, 1) if random_start else x
@@ -83,11 +81,25 @@ def ascend(loss, x, *, eps, steps, step_size=None, norm="linf", random_start=Tru
         (gradient,) = torch.autograd.grad(loss(x_adv), x_adv)
         with torch.no_grad():
             if norm == "linf":
-                x_adv = torch.clamp(x_adv.add(gradient.sign_(), alpha=step_size), low, high)
+                x_adv = torch.clamp(x_adv.add(gradient.sign(), alpha=step_size), low, high)
             else:
                 x_adv = x_adv + step_size * gradient / _length(gradient)
                 x_adv = x_adv.sub_(x).mul_((eps / _length(x_adv)).clamp_(max=1)).add_(x).clamp_(0, 1)
     return x_adv
+
+
+def in_format_of(model, x):
+    """`x` in the memory format of the model's convolutions, once, instead of a conversion in each layer and step."""
+    weights = (p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1)
+    last = any(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def positive_step(step_size):
+    """`step_size`; ValueError unless it is positive: downhill, an attack repairs images."""
+    if not step_size > 0:
+        raise ValueError(f"step_size must be positive, got {step_size}: leave it out for the default")
+    return step_size
 
 
 def box(x, eps):

@@ -7,7 +7,7 @@ untargeted attack on traffic signs with which ARN and ADD evaluate.  By hand: no
 import torch
 from torch.nn import functional as F
 
-from helpers.attacks.pgd import ascend
+from helpers.attacks.pgd import ascend, in_format_of
 
 GREY = 0.5  # ROA looks for its place with a rectangle of this value, and starts from it
 
@@ -77,7 +77,7 @@ def roa(
     )
     return ascend(
         lambda x_adv: _odds(model(torch.where(mask, x_adv, x)), y, targeted).sum(),
-        torch.where(mask, GREY, x), eps=GREY, steps=steps, step_size=step_size, random_start=False,
+        in_format_of(model, torch.where(mask, GREY, x)), eps=GREY, steps=steps, step_size=step_size, random_start=False,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from helpers.attacks.pgd import LOSSES, ascend, cross_entropy
+from helpers.attacks.pgd import LOSSES, ascend, cross_entropy, in_format_of
 
 
 def feature_pgd(model, x, y, *, targeted, layer, eps, distance="l2", **settings):
@@ -15,6 +15,8 @@ def feature_pgd(model, x, y, *, targeted, layer, eps, distance="l2", **settings)
     """
     if targeted:
         raise ValueError("feature_pgd has no target: it moves away from the natural image's features")
+    if settings.get("random_start") is False:
+        raise ValueError("feature_pgd needs its random start: at the natural image the distance has no gradient")
     if distance not in DISTANCES:
         raise ValueError(f"distance is one of {sorted(DISTANCES)}, got {distance!r}")
     modules = dict(model.named_modules())
@@ -22,7 +24,7 @@ def feature_pgd(model, x, y, *, targeted, layer, eps, distance="l2", **settings)
         names = ", ".join(name for name in modules if name)
         raise ValueError(f"the model has no layer {layer!r}; it has {names or 'none'}")
     seen = []
-    hook = modules[layer].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    hook = modules[layer].register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
 
     def features(images):
         seen.clear()
@@ -32,7 +34,7 @@ def feature_pgd(model, x, y, *, targeted, layer, eps, distance="l2", **settings)
     try:
         with torch.no_grad():
             natural = features(x)
-        return ascend(lambda x_adv: DISTANCES[distance](features(x_adv), natural).sum(), x, eps=eps, **settings)
+        return ascend(lambda x_adv: DISTANCES[distance](features(x_adv), natural).sum(), in_format_of(model, x), eps=eps, **settings)
     finally:
         hook.remove()
 
@@ -56,7 +58,7 @@ def mask_adaptive(model, x, y, *, targeted, masks, eps, **settings):
     def loss(x_adv):
         return sign * sum(cross_entropy(model(x_adv * mask), y) for mask in masks(x_adv.detach()))
 
-    return ascend(loss, x, eps=eps, **settings)
+    return ascend(loss, in_format_of(model, x), eps=eps, **settings)
 
 
 def restored(model, x, y, *, targeted, eps, loss="ce", **settings):
@@ -71,5 +73,5 @@ def restored(model, x, y, *, targeted, eps, loss="ce", **settings):
         raise ValueError(f"loss is one of {sorted(LOSSES)}, got {loss!r}")
     sign = -1 if targeted else 1
     with torch.no_grad():
-        around = model.denoiser(x).clamp(0, 1)
+        around = in_format_of(model, model.denoiser(x).clamp(0, 1))
     return ascend(lambda x_adv: sign * LOSSES[loss](model.target(x_adv), y), around, eps=eps, **settings)

@@ -12,17 +12,17 @@ from helpers.attacks.advertorch import spatial
 from helpers.attacks.pgd import margin
 
 
-def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confidence=0.0, variant="xiao"):
+def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confidence=0.0, variant="xiao", search_steps=5):
     """Minimise  ℒ_adv + τ·ℒ_flow  over the flow (Xiao et al., Eq. 2-4); returns warped images.
 
     ℒ_adv is Carlini & Wagner's margin (zero once it exceeds `confidence`), ℒ_flow the
     flow's total variation, in pixels; optimised by Adam, whose steps, unlike L-BFGS's, treat each
     image by itself.  Of the iterates that succeed, the one with the smoothest flow is kept.
-    variant: "xiao", or "advertorch" for the library's attack as the papers ran it (it has
-    settings of its own: only `steps` is passed on).
+    variant: "xiao", or "advertorch" for the library's attack as the papers ran it, which has settings of its
+        own: `steps` of L-BFGS for each of `search_steps` values of its constant (ADD: 5000 and 20).
     """
     if variant == "advertorch":
-        return spatial(model, x, y, targeted=targeted, steps=steps)
+        return spatial(model, x, y, targeted=targeted, steps=steps, search_steps=search_steps)
     if variant != "xiao":
         raise ValueError(f"variant is 'xiao' or 'advertorch', got {variant!r}")
     sign = -1 if targeted else 1
