@@ -148,6 +148,7 @@ def test_the_notebook_takes_a_defense_from_outside_the_package(tmp_path, monkeyp
     from helpers import ROOT, run
 
     monkeypatch.delenv("ARTIFACT_DIR", raising=False)  # what its lessons need is expensive, and shared
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # all cores, as a user would
     monkeypatch.setenv("TQDM_DISABLE", "1")
     (tmp_path / "mine.py").write_text(textwrap.dedent(SOURCE))
     save_file({"mix.weight": torch.eye(3).view(1, 1, 3, 3), "mix.bias": torch.full((1,), -1.0)}, tmp_path / "w.safetensors")
@@ -158,7 +159,8 @@ def test_the_notebook_takes_a_defense_from_outside_the_package(tmp_path, monkeyp
     out = tmp_path / "out.ipynb"
     run.execute(str(ROOT / "notebooks" / "02_evaluating_a_defense.ipynb"), str(out), parameters)
     assert "mine.py:blur" in str(nbformat.read(out, 4).cells[3].outputs[0].text)
-    assert "Robust error" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Robust error" in page and "mine.py:blur" in page and "w.safetensors" in page
 
 
 def test_a_name_has_weights_of_its_own():

@@ -52,6 +52,9 @@ _IMPLEMENTATIONS = {
     "feature_pgd": feature_pgd, "mask_adaptive": mask_adaptive, "restored": restored,
 }  # fmt: skip
 
+# By how much a library may leave [0,1] before it counts as an error.
+ROUNDING = 1e-5
+
 # Seconds before an attack shows that it is at work.
 PATIENCE = 5
 
@@ -102,9 +105,9 @@ def _contract(name, attack):
             with torch.enable_grad(), _passes_shown(model, name), seeded(settings.get("seed", 0)):
                 x_adv = attack(model, x, y, targeted=targeted, **settings).detach().contiguous()
         low, high = (value.item() for value in x_adv.aminmax())  # both NaN if one value is
-        if not (low >= 0 and high <= 1):
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise RuntimeError(f"{name} left [0,1]: its result holds values in [{low}, {high}]; are the gradients finite?")
-        return x_adv
+        return x_adv.clamp(0, 1)
 
     return checked
 

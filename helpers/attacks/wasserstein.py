@@ -40,6 +40,8 @@ def attack_plan(
     method: "frank_wolfe" goes 2/(t+2) of the way to the plan that is best for the gradient;
         "projected_gradient" goes along the gradient, scaled to a largest entry of 1, by
         `step_size` (default 0.1, as their scripts on MNIST; 0.01 on CIFAR-10), and projects.
+        A step of the first takes a quarter of the time.  Step for step it is far ahead on a robust
+        net and a little behind on an undefended one.
     kernel_size: odd k; the paper's is 5.
     Of the iterates each image keeps the one with the smallest margin.  With `targeted` the loss
     towards `y` is minimised.  A black image has no mass and stays as it is.
