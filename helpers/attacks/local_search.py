@@ -9,6 +9,7 @@ whose exaggeration hurts it, and forgets its perturbation each round: it never s
 import torch
 
 from helpers.attacks.advertorch import local_search
+from helpers.attacks.pgd import log_odds
 
 
 def lsa(
@@ -60,9 +61,8 @@ def _round(model, x, y, allowed, lottery, targeted, s):
     tried = tries.gather(3, at).sign() * s["p"]
     images = tries.scatter(3, at, tried).add(0.5).view(n * k, c, h, w)
     logits = torch.cat([model(part) for part in images.split(2048)])
-    label = y.repeat_interleave(k)[:, None]
-    # The log-odds: same order as the probability, which in float32 is simply 1 for a confident model.
-    odds = logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -torch.inf).logsumexp(1)
+    # Same order as the probability, which in float32 is simply 1 for a confident model.
+    odds = log_odds(logits, y.repeat_interleave(k))
     gain = (-odds if targeted else odds).view(n, k)
     gain = gain.masked_fill(drawn.values < 0, -torch.inf)  # drawn where none was allowed
     best = gain.topk(min(s["changed"], k), 1)

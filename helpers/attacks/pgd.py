@@ -32,6 +32,16 @@ def margin(logits, y):
     return own - other
 
 
+def log_odds(logits, y):
+    """log(p/(1−p)) of class `y`'s probability p; (N,K), (N,) -> (N,).
+
+    It orders images, and its gradient points, as log p does, but it does not round to nothing
+    where the model is sure.
+    """
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    return own - logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+
+
 LOSSES = {"ce": cross_entropy, "dlr": dlr_loss}
 
 

@@ -7,7 +7,7 @@ untargeted attack on traffic signs with which ARN and ADD evaluate.  By hand: no
 import torch
 from torch.nn import functional as F
 
-from helpers.attacks.pgd import ascend, in_format_of
+from helpers.attacks.pgd import ascend, in_format_of, log_odds
 
 GREY = 0.5  # ROA looks for its place with a rectangle of this value, and starts from it
 
@@ -76,7 +76,7 @@ def roa(
         model, x, y, targeted=targeted, height=height, width=width, stride=stride, search=search, candidates=candidates
     )
     return ascend(
-        lambda x_adv: _odds(model(torch.where(mask, x_adv, x)), y, targeted).sum(),
+        lambda x_adv: _success(model(torch.where(mask, x_adv, x)), y, targeted).sum(),
         in_format_of(model, torch.where(mask, GREY, x)), eps=GREY, steps=steps, step_size=step_size, random_start=False,
     )  # fmt: skip
 
@@ -105,16 +105,16 @@ def rectangle(model, x, y, *, targeted=False, height=7, width=7, stride=2, searc
     else:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(_odds(model(leaf), y, targeted).sum(), leaf)
+            (gradient,) = torch.autograd.grad(_success(model(leaf), y, targeted).sum(), leaf)
         energy = F.avg_pool2d(gradient.square().sum(1, keepdim=True), (height, width), stride=1)
         tried = energy[:, 0, tops][:, :, lefts].flatten(1).topk(min(candidates, places)).indices
     best, highest = tried[:, 0], x.new_full((len(x),), -torch.inf)
     with torch.no_grad():
         for place in tried.T:  # (N,), so that memory does not grow with the number of places
             mask = _rectangles(tops[place // len(lefts)], lefts[place % len(lefts)], height, width, h, w)
-            odds = _odds(model(torch.where(mask, GREY, x)), y, targeted)
-            best = torch.where(odds > highest, place, best)
-            highest = torch.maximum(odds, highest)
+            success = _success(model(torch.where(mask, GREY, x)), y, targeted)
+            best = torch.where(success > highest, place, best)
+            highest = torch.maximum(success, highest)
     return _rectangles(tops[best // len(lefts)], lefts[best % len(lefts)], height, width, h, w)
 
 
@@ -126,20 +126,14 @@ def _rectangles(top, left, height, width, h, w):
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def _odds(logits, y, targeted):
-    """log((1-p)/p) of `y`'s probability p, negated if targeted; (N,K), (N,) -> (N,).
-
-    It orders images, and its gradient points, as the cross-entropy does, but it does not
-    round to zero where the model is sure: there all places would look the same.
-    """
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
-    return own - others if targeted else others - own
+def _success(logits, y, targeted):
+    """How near the attacker is to success, comparable even where the model is sure; (N,K), (N,) -> (N,)."""
+    return log_odds(logits, y) if targeted else -log_odds(logits, y)
 
 
 def _cross_entropy(logits, y):
     """The cross-entropy of each image, exact also near zero; (N,K), (N,) -> (N,)."""
-    return F.softplus(_odds(logits, y, False))
+    return F.softplus(-log_odds(logits, y))
 
 
 def _checked(mask, x):
