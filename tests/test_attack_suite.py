@@ -181,8 +181,8 @@ def test_apgd_averages_the_gradients_of_a_stochastic_model():
     assert passes[4] > 3 * passes[1]
 
 
-def test_aa_is_the_librarys_own_ensemble(lenet, digits):
-    """The same verdict on every image as the original code called directly."""
+def test_aa_is_the_librarys_own_ensemble():
+    """The adapter changes nothing: the same verdict on every image as the package called directly."""
     from pyautoattack import AutoAttack
 
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), Linear(12, (4, 6, 6), 0.3))
@@ -302,7 +302,7 @@ def test_feature_pgd_moves_the_named_layers_features_and_no_others(lenet, digits
 
 
 def test_feature_pgd_finds_the_optimum_of_one_linear_feature():
-    model, x = Linear(2, (1, 4, 4)), torch.full((3, 1, 4, 4), 0.5)
+    x = torch.full((3, 1, 4, 4), 0.5)
     features = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Linear(1, 2))
     x_adv = ATTACKS["feature_pgd"](features, x, torch.zeros(3, dtype=torch.long), layer="1", eps=0.1, steps=10)
     weight = features[1].weight.view(1, 1, 4, 4)

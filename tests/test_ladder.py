@@ -157,7 +157,7 @@ def test_the_vote_is_for_the_label_that_most_passes_give(digits):
             return nn.functional.one_hot(torch.tensor([self.answers[-1]] * len(x)), 4).float()
 
     rung = ladder._judge(Torn(), torch.zeros(2, dtype=torch.long), "none", "natural", lambda: torch.rand(2, 1, 4, 4), 0)
-    assert rung.error.value == 50 or rung.error.count == 1  # 1.2 of two images, rounded
+    assert rung.error.count == 1  # three passes of five on both: 1.2 of two images, rounded
     assert rung.vote.count == 0 and rung.worst.count == 2
 
 
