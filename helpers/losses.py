@@ -51,3 +51,22 @@ def gradient_penalty(discriminator, real, fake):
     x = (mix * real + (1 - mix) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
     return (gradient.norm(2, dim=1) - 1).square().mean()
+
+
+def mmd(codes, domains):
+    """Mean MMD over all pairs of domains: 1/K² Σ_{k,l} MMD(Z_k, Z_l); (K·B,D) -> scalar.
+
+    ADD, Eq. 1 and Appendix B.  codes: those of the K = `domains` domains one after the other, B each.
+    MMD(Z_k, Z_l) is the distance of the means in the feature space of a Gaussian kernel, estimated with
+    all pairs (n = n' included, as printed).  The paper leaves its bandwidth σ open: here the median distance
+    of the codes at hand (Gretton et al. 2012), through which no gradient flows.
+    """
+    squared = torch.cdist(codes, codes, compute_mode="donot_use_mm_for_euclid_dist").square()
+    bandwidth = squared.detach().median().clamp_min(torch.finfo(codes.dtype).tiny)  # σ²
+    kernel = torch.exp(-squared / (2 * bandwidth))
+    means = kernel.unflatten(0, (domains, -1)).unflatten(2, (domains, -1)).mean((1, 3))  # (K,K)
+    own = means.diagonal()
+    k, l = torch.triu_indices(domains, domains, 1, device=codes.device)
+    # Each pair counts twice, a domain is at distance 0 from itself; the root has no slope at 0.
+    between = (own[k] + own[l] - 2 * means[k, l]).clamp_min(torch.finfo(codes.dtype).eps).sqrt()
+    return 2 * between.sum() / domains**2
