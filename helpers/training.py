@@ -12,6 +12,7 @@ and optionally `schedulers(optimizers, epochs) -> list` of per-epoch learning-ra
 import os
 
 import torch
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from helpers import device, seeded
@@ -61,6 +62,21 @@ def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="f
             _save(checkpoint, method, optimizers, schedulers, history)
     method.eval()
     return history
+
+
+def crop_and_flip(x):
+    """Random crops and mirror images of a batch (N,C,H,W), on its device, from torch's global generator.
+
+    Each image is padded by four zeros, cut out at random, and mirrored half the time: the usual
+    augmentation for CIFAR-10.  -> (N,C,H,W)
+    """
+    n, c, h, w = x.shape
+    padded = F.pad(x, (4, 4, 4, 4))
+    rows = torch.randint(9, (n, 1), device=x.device) + torch.arange(h, device=x.device)
+    columns = torch.randint(9, (n, 1), device=x.device) + torch.arange(w, device=x.device)
+    columns = torch.where(torch.rand(n, 1, device=x.device) < 0.5, columns, columns.flip(1))
+    every = torch.arange(n, device=x.device)[:, None, None]
+    return padded[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _save(checkpoint, method, optimizers, schedulers, history):

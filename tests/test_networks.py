@@ -8,6 +8,7 @@ from helpers.networks import NETWORKS, build
 
 CLASSIFIERS = ["lenet5", "resnet18", "resnet110"]
 DENOISERS = ["ape_gan_generator", "hgd_unet"]
+SMALL = {"fashion_cnn": 28, "svhn_cnn": 32, "lisa_cnn": 32}  # made for images of one side
 SIDED = ["encoder", "generator", "image_discriminator", "ape_gan_discriminator"]  # take image_size
 
 
@@ -29,6 +30,12 @@ def test_classifiers_give_a_logit_per_class(name, side, in_channels):
     assert network(x).shape == (2, 7)
     first = network.first_features(x)
     assert first.shape[0] == 2 and first.shape[2:] == (side, side) and first.min() == 0
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("name, side", SMALL.items())
+def test_adds_small_targets_give_a_logit_per_class(name, side, in_channels):
+    assert small(name, in_channels, num_classes=7)(torch.rand(2, in_channels, side, side)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("in_channels", [1, 3])
@@ -80,6 +87,11 @@ def test_the_unet_subtracts_the_noise_it_predicts():
     ("resnet18", 3, {}, 11_173_962),  # the usual count of this form of ResNet-18
     ("resnet110", 3, {}, 1_727_962),  # He et al., Table 6: 1.7 M
     ("lenet5", 1, {}, 32 * 10 + 64 * 289 + 200 * 3137 + 2010),
+    # ADD-Defense, Appendix C.2
+    ("fashion_cnn", 1, {}, 32 * 10 + 64 * 289 + 128 * 577 + 10 * (9 * 128 + 1)),
+    ("svhn_cnn", 3, {}, 32 * 28 + 64 * 289 + 128 * 577 + 256 * 1153 + 10 * 257),
+    ("lisa_cnn", 3, {"num_classes": 16},
+     64 * (8 * 8 * 3 + 1) + 128 * (6 * 6 * 64 + 1) + 128 * (5 * 5 * 128 + 1) + 16 * (512 + 1)),
     # ADD-Defense, Table 4: convolutions 128, 256, 512, 1024, 2048 with 4x4 kernels, one of 2x2 at side 28
     ("encoder", 1, {"image_size": 32}, 16 * (128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024 * 2048) + 3968 + 3840),
     ("encoder", 1, {}, 16 * (128 + 256 * 512 + 512 * 1024 + 1024 * 2048) + 4 * 128 * 256 + 3968 + 3840),
@@ -116,13 +128,13 @@ def test_channels_last_is_the_same_function(name):
     if name in ("attack_discriminator", "generator"):
         x = torch.rand(2, 205)
     else:
-        x = torch.rand(2, 1, 28, 28)
+        x = torch.rand(2, 1, SMALL.get(name, 28), SMALL.get(name, 28))
     fast = network(x)
     plain = network.to(memory_format=torch.contiguous_format)(x)
     torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS[:2] + DENOISERS)
+@pytest.mark.parametrize("name", CLASSIFIERS[:2] + list(SMALL) + DENOISERS)
 def test_build_gives_convolutions_in_channels_last_format(name):
     weights = [p for p in small(name, in_channels=3).parameters() if p.ndim == 4]
     assert weights and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
@@ -140,6 +152,32 @@ def test_normalisation_lives_inside(name):
     x = torch.rand(1, 3, 32, 32)
     network(x)
     torch.testing.assert_close(seen[0], (x - mean) / std)
+
+
+@pytest.mark.parametrize("name, low", [("fashion_cnn", -1), ("svhn_cnn", -1), ("lisa_cnn", 0)])
+def test_the_small_targets_first_convolution_sees_black_and_white_as_published(name, low):
+    """Fashion and SVHN in [-1,1]; LISA-CNN was trained on [0,1] as it is."""
+    network, seen = small(name), []
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    x = torch.rand(1, 1, SMALL[name], SMALL[name]).round()
+    network(x)
+    torch.testing.assert_close(seen[0], torch.where(x == 0, float(low), 1.0))
+
+
+def test_svhns_dropout_silences_three_in_ten_in_training_and_none_in_use():
+    network, kept = small("svhn_cnn", width=1.0), []
+    drops = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
+    for module in drops:
+        # Of the values that were not zero before: what share is not zero after?
+        module.register_forward_hook(lambda _, args, out: kept.append((out != 0).sum() / (args[0] != 0).sum()))
+    x = torch.rand(4, 1, 32, 32)
+    network(x)
+    assert len(drops) == 4 and torch.stack(kept).eq(1).all()
+    kept.clear()
+    network.train()(x)
+    # The last layer passes about 2000 values on: five standard errors are 0.05.
+    assert (torch.stack(kept) - 0.7).abs().max() < 0.05
 
 
 def test_errors_name_the_choices():

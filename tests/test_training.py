@@ -124,13 +124,11 @@ def test_bf16_computes_in_bfloat16_and_updates_in_float32():
     assert plain.dtypes == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["arn", "arn_released", "ape_gan", "hgd", "adversarial_training"])
+@pytest.mark.parametrize("name", list(defenses.DEFENSES))
 def test_every_method_trains_in_bf16(name, lenet):
-    settings = {"hgd": {"target": lenet}, "adversarial_training": {"steps": 2}}.get(name, {})
-    method, data = defenses.build(name, width=0.03, **settings), pairs()
-    if name == "adversarial_training":
-        del data["adversarial"]
-        data["label"] = torch.arange(10)
+    attack = {"attack_settings": {"eps": 0.3, "steps": 2}}
+    settings = {"hgd": {"target": lenet}, "adversarial_training": attack}.get(name, {})
+    method, data = defenses.build(name, width=0.03, **settings), pairs() | {"label": torch.arange(10)}
     (losses,) = fit(method, data, epochs=1, batch_size=5, seed=0, precision="bf16")
     assert all(torch.tensor(loss).isfinite() for loss in losses.values())
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
@@ -210,3 +208,21 @@ def test_a_finished_checkpoint_is_not_trained_further(tmp_path):
     again, history_again = train(checkpoint, init=1, step=die_in_step(1))
     assert history_again == history
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+# --- augmentation ---
+
+
+def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not():
+    from torch.nn import functional as F
+
+    from helpers.training import crop_and_flip
+
+    x = torch.rand(20, 3, 32, 32)
+    mirrored = set()
+    for image, crop in zip(x, crop_and_flip(x), strict=True):
+        windows = F.pad(image, (4, 4, 4, 4)).unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        found = [flip for flip, one in ((False, crop), (True, crop.flip(2))) if (windows == one).flatten(1).all(1).any()]
+        assert len(found) == 1
+        mirrored |= set(found)
+    assert mirrored == {False, True}

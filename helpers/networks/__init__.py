@@ -7,11 +7,15 @@ from helpers.networks.arn import AttackDiscriminator, Encoder, Generator, ImageD
 from helpers.networks.hgd import DenoisingUNet
 from helpers.networks.lenet import LeNet5
 from helpers.networks.resnet import resnet18, resnet110
+from helpers.networks.small_cnns import fashion_cnn, lisa_cnn, svhn_cnn
 
 NETWORKS = {
     "lenet5": LeNet5,
     "resnet18": resnet18,
     "resnet110": resnet110,
+    "fashion_cnn": fashion_cnn,
+    "svhn_cnn": svhn_cnn,
+    "lisa_cnn": lisa_cnn,
     "encoder": Encoder,
     "generator": Generator,
     "attack_discriminator": AttackDiscriminator,
