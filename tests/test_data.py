@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import data
+from safetensors.torch import load_file
+from scipy.io import savemat
+
+from helpers import data, networks
 from helpers.data import DataError
 
 SAMPLES = [(name, split) for name in ("mnist", "fashion_mnist", "cifar10") for split in data.SPLITS]
@@ -51,6 +54,16 @@ def test_samples_have_the_checksums_of_the_readme_and_stay_under_20_mb():
     assert len(files) == 6 and sum(file.stat().st_size for file in files) < 20e6
 
 
+def test_nets_of_the_zoo_have_the_checksums_of_the_readme_and_load():
+    listed = dict(re.findall(r"`(\w+\.safetensors)`[^\n]*`([0-9a-f]{64})`", (data.DATA / "README.md").read_text()))
+    files = sorted((data.DATA / "zoo").glob("*.safetensors"))
+    assert {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files} == listed
+    assert all(file.stat().st_size < 2e6 for file in files)
+    for file in files:
+        if "resnet18_quarter" in file.name:
+            networks.build("resnet18", width=0.25).load_state_dict(load_file(file))
+
+
 @pytest.mark.parametrize("name, split", SAMPLES)
 def test_sample_is_made_again_identically(name, split, monkeypatch):
     def absent(*_):
@@ -80,7 +93,7 @@ def test_n_out_of_range_is_an_error_with_both_numbers(n):
 
 
 @pytest.mark.parametrize("args, choices", [
-    (("minst", "test"), "'minst'.*mnist, fashion_mnist, cifar10"),
+    (("minst", "test"), "'minst'.*mnist, fashion_mnist, cifar10, svhn, lisa"),
     (("mnist", "validation"), "'validation'.*train, test"),
     (("mnist", "test", 10, "web"), "'web'.*sample, full"),
 ])
@@ -108,7 +121,7 @@ def some_images(name, n=20):
             np.arange(n, dtype=np.uint8) % 10)
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn", "lisa"])
 def test_user_npz_is_read_exactly_and_without_torchvision(name, root, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)  # an import of it would fail
     images, labels = some_images(name)
@@ -158,6 +171,110 @@ def test_a_data_set_without_a_loader_asks_for_the_npz(root, monkeypatch):
     assert data.load("signs", "test", source="full")[0].shape == (20, 3, 32, 32)
 
 
+# --- SVHN and LISA, only ever the user's ------------------------------------------------------------
+
+@pytest.mark.parametrize("name, needed", [
+    ("svhn", ("svhn_train.npz", "Nx32x32x3", "train_32x32.mat and test_32x32.mat", "Netzer et al. 2011",
+              "ufldl.stanford.edu/housenumbers", "non-commercial")),
+    ("lisa", ("lisa_train.npz", "Nx32x32x3", "UC San Diego", "Møgelmose et al. 2012", "16 classes",
+              "Wu, Tong & Vorobeychik")),
+])
+@pytest.mark.parametrize("source, told", [("full", "{}_test.npz is missing"),
+                                          ("sample", "{} has no sample: use source='full'")])
+def test_without_the_users_files_the_error_says_where_from_what_and_where_to(name, needed, source, told, root):
+    with pytest.raises(DataError) as error:
+        data.load(name, "test", source=source)
+    for part in (told.format(name), str(root), "DATA_DIR", "data/README.md", *needed):
+        assert part in str(error.value)
+
+
+def test_an_npz_may_hold_more_than_images_and_labels(root):
+    images, _ = some_images("lisa")
+    labels = np.arange(20, dtype=np.uint8) % 16
+    names = np.array(data.DATASETS["lisa"].classes)
+    np.savez(root / "lisa_test.npz", images=images, labels=labels, class_names=names, filenames=names[labels])
+    x, y = data.load("lisa", "test", source="full")
+    assert x.shape == (20, 3, 32, 32) and np.array_equal(y.numpy(), labels)
+
+
+@pytest.fixture
+def mats(root):
+    """SVHN's .mat files in DATA_DIR, 20 images in both; returns the images and their true digits."""
+    images, labels = some_images("svhn")
+    for split in data.SPLITS:
+        savemat(root / f"{split}_32x32.mat", {"X": images.transpose(1, 2, 3, 0),
+                                              "y": np.where(labels == 0, 10, labels)[:, None]}, do_compression=True)
+    return images, labels
+
+
+@pytest.mark.parametrize("split", data.SPLITS)
+def test_official_mat_of_svhn_is_read_exactly_with_ten_as_zero(split, mats):
+    images, labels = mats
+    x, y = data.load("svhn", split, source="full")
+    assert np.array_equal((x * 255).round().byte().permute(0, 2, 3, 1).numpy(), images)
+    assert y.dtype == torch.int64 and np.array_equal(y.numpy(), labels)
+
+
+@pytest.mark.parametrize("content, message", [
+    (lambda good: good[: len(good) // 2], r"truncated or .* \(\d[\d,]* bytes"),
+    (lambda good: HTML, "43 bytes, an HTML page"),
+    (lambda good: b"", "0 bytes"),
+    (lambda good: good[:200] + bytes(len(good) - 200), "truncated"),
+])
+def test_damaged_mat_is_an_error_with_file_value_and_remedy(content, message, mats, root):
+    file = root / "test_32x32.mat"
+    file.write_bytes(content(file.read_bytes()))
+    with pytest.raises(DataError, match=rf"test_32x32\.mat.*{message}.*put a whole copy"):
+        data.load("svhn", "test", source="full")
+
+
+@pytest.mark.parametrize("arrays, message", [
+    ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "not SVHN's .mat file"),
+    ({"X": np.zeros((2, 32, 32, 3), np.uint8), "y": np.ones((2, 1))}, r"shape \(3, 2, 32, 32\)"),
+    ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[11], [1]])}, r"labels lie in 1\.\.11"),
+])
+def test_faulty_mat_is_an_error_with_file_and_value(arrays, message, root):
+    savemat(root / "test_32x32.mat", arrays)
+    with pytest.raises(DataError, match=rf"test_32x32\.mat.*{message}"):
+        data.load("svhn", "test", source="full")
+
+
+def test_available_tells_what_load_finds_without_a_download(root, mats):
+    assert [data.available(name) for name in data.DATASETS] == [False, False, False, True, False]
+    assert [data.available(name, "sample") for name in data.DATASETS] == [True, True, True, False, False]
+    (root / "train_32x32.mat").unlink()
+    assert not data.available("svhn")  # the test split alone is not enough
+    for name in ("svhn", "cifar10"):
+        images, labels = some_images(name)
+        for split in data.SPLITS:
+            np.savez(root / f"{name}_{split}.npz", images=images, labels=labels)
+        assert data.available(name)
+
+
+def test_available_names_the_choices():
+    with pytest.raises(DataError, match="'signs'.*svhn, lisa"):
+        data.available("signs")
+
+
+@pytest.mark.parametrize("name", ["svhn", "lisa"])
+def test_the_users_real_files_hold_every_class_in_both_splits(name):
+    if not data.available(name):
+        pytest.skip(f"needs {name} in DATA_DIR ({FULL_ROOT})")
+    for split in data.SPLITS:
+        x, y = data.load(name, split, source="full")
+        data.check_images(x, y)
+        assert y.unique().tolist() == list(range(len(data.DATASETS[name].classes)))
+
+
+def test_lisas_classes_are_in_the_order_of_the_users_real_file():
+    if not data.available("lisa"):
+        pytest.skip(f"needs lisa in DATA_DIR ({FULL_ROOT})")
+    with np.load(FULL_ROOT / "lisa_train.npz") as npz:
+        if "class_names" not in npz:
+            pytest.skip("lisa_train.npz holds no class_names")
+        assert tuple(npz["class_names"]) == data.DATASETS["lisa"].classes
+
+
 # --- official files --------------------------------------------------------------------------------
 
 def idx(array):
@@ -199,6 +316,7 @@ def test_idx_files_of_the_user_need_no_network(suffix, root, tiny_mnist):
     for name, content in tiny_mnist.items():
         if name.endswith("ubyte" + suffix):
             (raw / name).write_bytes(content)
+    assert data.available("mnist")
     assert_is_tiny_mnist("train")
     assert_is_tiny_mnist("test")
 
