@@ -12,6 +12,12 @@ LABELS = {
     "aa_n": "AA$_N$", "jsma_t": "JSMA$_T$", "pgd_n_big": "PGD$_N$ ε′", "aa_n_big": "AA$_N$ ε′", "sta_n": "STA$_N$",
     "none": "none", "at_pgd": "AT", "doa_7x7": "DOA$_{7×7}$", "ape_gan_pp": "APE-G$_{PP}$", "ape_gan_dp": "APE-G$_{DP}$",
     "hgd_pp": "HGD$_{PP}$", "hgd_dp": "HGD$_{DP}$", "arn_pp": "ARN$_{PP}$", "arn_dp": "ARN$_{DP}$",
+    "pgd_u": "PGD$_u$", "cw_u": "CW$_u$", "cw_t": "CW$_T$", "ddn_u": "DDN$_u$", "ddn_t": "DDN$_T$", "ba_u": "BA$_u$",
+    "ls_u": "LS$_u$", "st_u": "ST$_u$", "st_t": "ST$_T$", "sfw_u": "SFW$_u$",
+    "add_pp": "ADD$_{PP}$", "add_dd": "ADD$_{DD}$", "add_ap": "ADD", "add_ap_re": "ADD-re", "add_sp": "ADD-S",
+    "ape_gan_dd": "APE-G$_{DD}$", "ape_gan_d_pp": "APE-GAN-D$_{PP}$", "ape_gan_d_dd": "APE-GAN-D$_{DD}$",
+    "ape_gan_ap": "APE-GAN", "at_fgsm": "Def-adv", "rs_1": "RS 1", "rs_2": "RS 2", "rs_3": "RS 3",
+    "doa_1": "DOA 1", "doa_2": "DOA 2", "doa_3": "DOA 3", "doa_4": "DOA 4",
 }  # fmt: skip
 
 
@@ -132,15 +138,60 @@ def histories(history, titles):
     return figure
 
 
-def heatmap(table, caption):
-    """A table of percentages as colours, dark where the error is high; NaN cells stay empty."""
+def heatmap(table, caption, accuracies=False):
+    """A table of percentages as colours; NaN cells stay empty.
+
+    Dark is bad for the defense: where the error is high or, of `accuracies`, where they are low.
+    """
     figure, axis = plt.subplots(figsize=(0.85 * table.shape[1] + 2.4, 0.42 * table.shape[0] + 1.2))
     sns.heatmap(
-        table.rename(index=label, columns=label), annot=True, fmt=".1f", cmap="rocket_r", vmin=0, vmax=100,
+        table.rename(index=label, columns=label), annot=True, fmt=".1f", vmin=0, vmax=100,
+        cmap="rocket" if accuracies else "rocket_r",
         cbar_kws={"label": caption}, ax=axis,
     )  # fmt: skip
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def radar(series, ylabel, low=0):
+    """Percentages on the spokes of a wheel: {name: {spoke: percent}}, the same spokes for all (ADD, Fig. 18).
+
+    low: percentage at the hub; raise it where all values are high.  ValueError if one lies below it.
+    """
+    spokes = list(next(iter(series.values())))
+    smallest = min(min(values.values()) for values in series.values())
+    if not low <= smallest:
+        raise ValueError(f"the hub is at {low} %, but the smallest value is {smallest:.1f} %; set `low` to that or less")
+    angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
+    figure, axis = plt.subplots(figsize=(5, 4), subplot_kw={"polar": True})
+    for name, values in series.items():
+        heights = [values[spoke] for spoke in spokes]
+        axis.plot([*angles, angles[0]], [*heights, heights[0]], marker="o", markersize=4, label=label(name))
+    axis.set(ylim=(low, 100), theta_offset=np.pi / 2, theta_direction=-1)
+    _, names = axis.set_thetagrids(np.degrees(angles), [label(spoke) for spoke in spokes])
+    for name, side in zip(names, np.sin(angles).round(6), strict=True):  # written away from the wheel
+        name.set_horizontalalignment("left" if side > 0 else "right" if side < 0 else "center")
+    axis.set_rlabel_position(180 / len(spokes))
+    axis.tick_params(axis="y", labelsize="x-small", labelcolor="gray")
+    axis.set_title(ylabel, pad=16)
+    figure.legend(loc="upper left", bbox_to_anchor=(1.05, 0.9), frameon=False)
+    return figure
+
+
+def panels(embedded):
+    """Point clouds side by side: {title: (points (N,2), classes (N,))}, a class in the same colour everywhere."""
+    classes = list(dict.fromkeys(one for _, members in embedded.values() for one in np.asarray(members).tolist()))
+    if all(isinstance(one, int) for one in classes):
+        classes.sort()
+    palette = sns.color_palette("colorblind" if len(classes) <= 10 else "tab20", len(classes))
+    figure, axes = plt.subplots(1, len(embedded), figsize=(3.4 * len(embedded), 3.6), squeeze=False)
+    for axis, (title, (points, members)) in zip(axes[0], embedded.items(), strict=True):
+        for one, colour in zip(classes, palette, strict=True):
+            axis.scatter(*points[np.asarray(members) == one].T, s=9, color=colour, linewidths=0, alpha=0.7, label=label(one))
+        axis.set(title=title, xticks=[], yticks=[])
+    figure.tight_layout()  # before the legend, which would take its room from the last panel
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
     return figure
 
 

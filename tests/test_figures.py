@@ -49,6 +49,38 @@ def test_heatmap_writes_its_numbers():
     assert [text.get_text() for text in figure.axes[0].texts] == ["12.3"]
 
 
+def test_heatmap_is_dark_where_the_defense_is_bad():
+    def brightness(accuracies):
+        mesh = figures.heatmap(pd.DataFrame({"a": [10.0], "b": [90.0]}), "", accuracies=accuracies).axes[0].collections[0]
+        return [mesh.to_rgba(value)[:3] for value in (10, 90)]
+
+    low, high = brightness(accuracies=False)
+    assert sum(low) > sum(high)
+    low, high = brightness(accuracies=True)
+    assert sum(low) < sum(high)
+
+
+def test_radar_closes_its_lines_and_starts_at_the_hub():
+    wheel = figures.radar({"add_pp": {"pgd_u": 90.0, "cw_u": 95.0, "ddn_u": 99.0}}, "accuracy", low=80).axes[0]
+    assert wheel.lines[0].get_ydata().tolist() == [90.0, 95.0, 99.0, 90.0]
+    assert wheel.get_ylim() == (80, 100)
+    assert [text.get_text() for text in wheel.get_xticklabels()] == ["PGD$_u$", "CW$_u$", "DDN$_u$"]
+    with pytest.raises(ValueError, match="smallest value is 70.0"):
+        figures.radar({"add_pp": {"pgd_u": 70.0}}, "accuracy", low=80)
+
+
+def test_panels_give_a_class_the_same_colour_everywhere():
+    points = torch.rand(3, 2).numpy()
+    figure = figures.panels({"before": (points, ["natural", "pgd_u", "cw_u"]), "after": (points[:2], ["cw_u", "natural"])})
+    before, after = (
+        {cloud.get_label(): (cloud.get_facecolor().tolist(), cloud.get_offsets().tolist()) for cloud in axis.collections}
+        for axis in figure.axes
+    )
+    assert list(before) == ["natural", "PGD$_u$", "CW$_u$"]
+    assert before["CW$_u$"] == (after["CW$_u$"][0], points[2:].tolist())
+    assert after["CW$_u$"][1] == points[:1].tolist()
+
+
 def test_histories_draw_one_panel_a_loss():
     figure = figures.histories([{"mse": 2.0, "adv": 1.0}, {"mse": 1.0, "adv": 3.0}], {"mse": "MSE", "adv": "adv"})
     assert [axis.lines[0].get_ydata().tolist() for axis in figure.axes] == [[2.0, 1.0], [1.0, 3.0]]
