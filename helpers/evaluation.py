@@ -1,4 +1,4 @@
-"""Evaluation: error rates with confidence intervals, and each published number beside ours."""
+"""Evaluation: rates with confidence intervals, and each published number beside ours."""
 
 import json
 import subprocess
@@ -37,6 +37,17 @@ class Rate:
         return f"{self.value:.1f}"
 
 
+@dataclass(frozen=True)
+class Score:
+    """A measure of `n` images that is no share of them, such as a ROC AUC; `value` and `interval` are in percent."""
+
+    value: float
+    interval: tuple[float, float]
+    n: int
+
+    __str__ = Rate.__str__
+
+
 @torch.no_grad()
 def predict(model, x, batch_size=1000):
     """Predicted labels (N,) of images `x` (N,C,H,W), the model as it is (put it in eval mode)."""
@@ -57,8 +68,7 @@ def error_rate(model, x, y):
 
 def accuracy(model, x, y):
     """Share of the images `x` that `model` gives their label; ADD's Acc_u (Appendix C.2) and DIR's metric."""
-    rate = error_rate(model, x, y)
-    return Rate(rate.n - rate.count, rate.n)
+    return _complement(error_rate(model, x, y))
 
 
 def targeted_accuracy(model, x, y, targets):
@@ -104,6 +114,10 @@ MARGIN = 5.0  # points beyond the confidence intervals before a difference is ca
 BROKEN = 90.0  # error under the adaptive attack from which on a defense is called broken
 STANDS = 50.0  # ... and below which it may be said to stand
 
+# Metrics of which more is better for the defense, and those of a detector, of which neither more nor less is.
+ACCURACIES = {"accuracy", "targeted_accuracy"}
+DETECTION = {"roc_auc", "precision", "recall"}
+
 
 def verdict(paper, ours, adaptive=None, comparable=True):
     """What the numbers say, in words; error rates in percent, lower is better for the defense.
@@ -117,56 +131,81 @@ def verdict(paper, ours, adaptive=None, comparable=True):
     "broken" (BROKEN % errors or more); "stands" (less than STANDS %, and no more than MARGIN points
     beyond both intervals above ours); else "weakened".
     """
-    low, high = ours.interval
-    claim = "worse than" if low > paper + MARGIN else "better than" if high < paper - MARGIN else "as"
+    claim = _difference(paper, ours, "worse than", "better than")
     words = [f"{claim} claimed" if comparable else "not comparable"]
     if adaptive is not None:
-        stands = adaptive.value < STANDS and adaptive.interval[0] <= high + MARGIN
+        stands = adaptive.value < STANDS and adaptive.interval[0] <= ours.interval[1] + MARGIN
         words.append("broken" if adaptive.value >= BROKEN else "stands" if stands else "weakened")
     return ", ".join(words)
+
+
+def detector_verdict(paper, ours, comparable=True):
+    """What `ours` (Rate or Score) says of a detector's published number, in words that take no side.
+
+    "as published", "higher than published" or "lower than published", by the rule of `verdict`;
+    else "not comparable".
+    """
+    return f"{_difference(paper, ours, 'higher than', 'lower than')} published" if comparable else "not comparable"
+
+
+def _difference(paper, ours, more, less):
+    """`more` or `less` if `ours` differs from `paper` by more than MARGIN points beyond its interval; else "as"."""
+    low, high = ours.interval
+    return more if low > paper + MARGIN else less if high < paper - MARGIN else "as"
 
 
 class Comparison:
     """Published numbers beside ours: filled row by row in a notebook, shown and saved at its end.
 
-    notebook: name without suffix, also that of the JSON file.  lab: the Experiment.
+    notebook: name without suffix, also that of the JSON file.  lab: the Experiment, whose paper's
+    numbers are meant.
     """
 
     def __init__(self, notebook, lab):
         self.notebook, self.lab = notebook, lab
         self.profile = profiles.load(lab.profile)
-        self.facts = ledger.load("arn").set_index("id")
+        self.facts = ledger.load(lab.paper).set_index("id")
         self.rows = []
 
     def add(self, ledger_id, ours, adaptive=None, reason=""):
-        """Set `ours` (and `adaptive`), each a Rate, beside the published number `ledger_id`.
+        """Set `ours` (and `adaptive`), each a Rate, beside the published number `ledger_id`, in the paper's metric.
 
+        ours: may be a Score for a detector's metric (DETECTION); None for a number that is only shown,
+        such as other people's ("published only").  Neither goes with an adaptive number: ValueError.
         reason: why the numbers may differ, in a few words; the profile's own come first.
-        LookupError for an id not in the ledger.
+        LookupError for an id not in the ledger of the lab's paper.
         """
         paper = ledger.published(ledger_id)
-        stated = self.facts.threat[ledger_id] != "unstated"
-        words = verdict(paper, ours, adaptive, self.profile.comparable and stated)
+        fact = self.facts.loc[ledger_id]
+        if adaptive is not None and (ours is None or fact.metric in DETECTION):
+            raise ValueError(f"{ledger_id} ({fact.metric}, ours {ours}) has no adaptive number: leave {adaptive} out")
+        stated = fact.threat != "unstated"
+        words = _words(fact.metric, paper, ours, adaptive, self.profile.comparable and stated)
         reasons = [self.profile.deviation, reason, "" if stated else "threat model not stated"]
         *_, defense, attack = ledger_id.split("/")
         self.rows.append(
             {
-                "id": ledger_id, "defense": defense, "attack": attack,
-                "paper": paper, "ours": ours, "adaptive": adaptive, "verdict": words, "deviation": "; ".join(filter(None, reasons)),
+                "id": ledger_id, "dataset": fact.dataset, "defense": defense, "attack": attack, "metric": fact.metric,
+                "paper": paper, "ours": ours, "adaptive": adaptive, "verdict": words,
+                "deviation": reason if ours is None else "; ".join(filter(None, reasons)),
             }
         )  # fmt: skip
 
     def frame(self):
-        """One row a published number: paper | ours (95 % interval) | adaptive | verdict | deviation; in percent."""
+        """One row a published number: paper | ours (95 % interval) | adaptive | verdict | deviation; in percent.
+
+        In the paper's own metric, with a column `dataset` or `metric` if there is more than one.
+        """
         rows = [
             {
-                "defense": row["defense"], "attack": row["attack"], "paper": f"{row['paper']:.1f}",
-                "ours": _with_interval(row["ours"]), "adaptive": _with_interval(row["adaptive"]),
-                "verdict": row["verdict"], "deviation": row["deviation"],
+                "dataset": row["dataset"], "defense": row["defense"], "attack": row["attack"], "metric": row["metric"],
+                "paper": f"{row['paper']:.1f}", "ours": _with_interval(row["ours"]),
+                "adaptive": _with_interval(row["adaptive"]), "verdict": row["verdict"], "deviation": row["deviation"],
             }
             for row in self.rows
         ]  # fmt: skip
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        return frame.drop(columns=[column for column in ("dataset", "metric") if frame[column].nunique() == 1])
 
     def save(self):
         """Write results/<profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path."""
@@ -175,11 +214,27 @@ class Comparison:
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [row | {"ours": _numbers(row["ours"]), "adaptive": _numbers(row["adaptive"])} for row in self.rows]
         content = {
-            "notebook": self.notebook, "profile": self.lab.profile, "comparable": self.profile.comparable,
-            "dataset": self.lab.dataset, "seed": self.lab.seed, "commit": _commit(), **artifacts.provenance(), "rows": rows,
+            "notebook": self.notebook, "paper": self.lab.paper, "profile": self.lab.profile,
+            "comparable": self.profile.comparable, "dataset": self.lab.dataset, "seed": self.lab.seed,
+            "commit": _commit(), **artifacts.provenance(), "rows": rows,
         }  # fmt: skip
         artifacts.write_atomically(file, lambda f: f.write_text(json.dumps(content, indent=1, ensure_ascii=False)))
         return file.relative_to(ROOT)
+
+
+def _words(metric, paper, ours, adaptive, comparable):
+    """The verdict in the words that fit `metric`; accuracies are judged by the errors that go with them."""
+    if ours is None:
+        return "published only"
+    if metric in DETECTION:
+        return detector_verdict(paper, ours, comparable)
+    if metric in ACCURACIES:
+        paper, ours, adaptive = 100 - paper, _complement(ours), adaptive and _complement(adaptive)
+    return verdict(paper, ours, adaptive, comparable)
+
+
+def _complement(rate):
+    return Rate(rate.n - rate.count, rate.n)
 
 
 def _with_interval(rate):

@@ -19,8 +19,10 @@ from nbconvert.filters import markdown2html
 
 from helpers import ROOT, artifacts, profiles, run
 
-# The words of `helpers.evaluation.verdict`, from best to worst for a defense.
+# The words of `helpers.evaluation`, from best to worst for a defense.
 VERDICTS = ["better than claimed", "as claimed", "worse than claimed", "stands", "weakened", "broken", "not comparable"]
+# ... and those that take no side.
+VERDICTS += ["as published", "higher than published", "lower than published", "published only"]
 
 
 def build(folder, results):

@@ -11,8 +11,10 @@ from helpers import evaluation, profiles
 from helpers.evaluation import (
     Comparison,
     Rate,
+    Score,
     accuracy,
     accuracy_without,
+    detector_verdict,
     error_rate,
     fooling_rate,
     predict,
@@ -81,6 +83,15 @@ def test_a_quick_profile_is_not_held_against_the_paper():
     assert verdict(2.0, Rate(2, 100), Rate(100, 100), comparable=False) == "not comparable, broken"
 
 
+@pytest.mark.parametrize(
+    "paper, words", [(50.0, "as published"), (65.0, "lower than published"), (35.0, "higher than published")]
+)
+def test_a_detectors_numbers_are_higher_or_lower_but_never_better(paper, words):
+    assert detector_verdict(paper, Score(50.0, (45.5, 54.5), 100)) == words
+    assert detector_verdict(paper, Rate(500, 1000)) == words
+    assert detector_verdict(paper, Rate(500, 1000), comparable=False) == "not comparable"
+
+
 def test_comparison_takes_the_published_number_from_the_ledger(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "ROOT", tmp_path)
     table = Comparison("23_test", Experiment("quick"))
@@ -103,6 +114,79 @@ def test_a_protocol_the_paper_does_not_state_is_not_comparable():
     table.add("arn/t1/lenet/at_pgd/pgd_n", Rate(1, 10))
     table.add("arn/t1/lenet/arn_pp/pgd_n", Rate(1, 10))
     assert [row["verdict"] for row in table.rows] == ["not comparable", "as claimed"]
+
+
+# --- a paper that reports accuracies, a detector's numbers and other people's --------------------------
+
+
+def add_comparison(profile="paper"):
+    return Comparison("13_test", Experiment(profile, paper="add"))
+
+
+def test_an_accuracy_is_judged_by_the_errors_that_go_with_it():
+    table = add_comparison()
+    for right in (600, 950, 990):  # of 1000; the paper prints 89.30
+        table.add("add/t2/mnist/add/st_u", Rate(right, 1000))
+    for right in (100, 101, 880):
+        table.add("add/t2/mnist/add/st_u", Rate(890, 1000), Rate(right, 1000))
+    assert [row["verdict"] for row in table.rows] == [
+        "worse than claimed", "as claimed", "better than claimed",
+        "as claimed, broken", "as claimed, weakened", "as claimed, stands",
+    ]  # fmt: skip
+
+
+def test_an_accuracy_is_shown_and_saved_as_the_accuracy_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    table = add_comparison()
+    table.add("add/t2/mnist/add/st_u", Rate(890, 1000), Rate(100, 1000))
+    shown = table.frame().iloc[0]
+    assert (shown.paper, shown.ours, shown.adaptive) == ("89.3", "89.0 (87–91)", "10.0 (8–12)")
+    saved = json.loads((tmp_path / table.save()).read_text())
+    row, = saved["rows"]
+    assert saved["paper"] == "add" and row["metric"] == "accuracy"
+    assert (row["paper"], row["ours"]["value"], row["adaptive"]["value"]) == (89.3, 89.0, 10.0)
+
+
+def test_the_metric_is_a_column_only_where_a_table_has_several():
+    table = add_comparison()
+    table.add("add/t2/mnist/add/st_u", Rate(890, 1000))
+    assert list(table.frame()) == ["defense", "attack", "paper", "ours", "adaptive", "verdict", "deviation"]
+    table.add("add/t2/mnist/add/st_t", Rate(890, 1000))
+    assert table.frame()["metric"].tolist() == ["accuracy", "targeted_accuracy"]
+
+
+def test_a_score_is_shown_and_saved_like_a_rate_and_only_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    table = add_comparison()
+    table.add("add/t6/mnist/def/roc_auc", Score(80.0, (75.0, 85.0), 200))
+    table.add("add/t6/mnist/def/recall", Rate(2, 200))
+    frame = table.frame()
+    assert frame["ours"][0] == "80.0 (75–85)"
+    assert frame["verdict"].tolist() == ["higher than published", "as published"]
+    saved = json.loads((tmp_path / table.save()).read_text())["rows"][0]
+    assert saved["ours"] == {"value": 80.0, "n": 200, "low": 75.0, "high": 85.0}
+    assert str(Score(80.04, (75.0, 85.0), 200)) == "80.0"
+
+
+def test_other_peoples_numbers_are_only_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    table = add_comparison("quick")
+    table.add("add/t5/mnist/crown/aa", None, reason="from the paper")
+    shown = table.frame().iloc[0]
+    assert (shown.defense, shown.paper, shown.ours, shown.adaptive) == ("crown", "94.0", "–", "–")
+    assert (shown.verdict, shown.deviation) == ("published only", "from the paper")
+    assert json.loads((tmp_path / table.save()).read_text())["rows"][0]["ours"] is None
+
+
+@pytest.mark.parametrize("id, ours", [("add/t5/mnist/crown/aa", None), ("add/t6/mnist/def/recall", Rate(2, 200))])
+def test_an_adaptive_number_is_refused_where_it_would_say_nothing(id, ours):
+    with pytest.raises(ValueError, match=f"{id} .*has no adaptive number: leave 50.0 out"):
+        add_comparison().add(id, ours, Rate(1, 2))
+
+
+def test_a_number_of_another_paper_does_not_enter_the_table():
+    with pytest.raises(LookupError, match="arn/t1/lenet/arn_pp/pgd_n"):
+        add_comparison().add("arn/t1/lenet/arn_pp/pgd_n", Rate(1, 2))
 
 
 def test_each_seed_has_its_own_result(tmp_path, monkeypatch):

@@ -24,6 +24,11 @@ def arn():
     return ledger.load("arn").set_index("id")
 
 
+@pytest.fixture(scope="module")
+def add():
+    return ledger.load("add").set_index("id")
+
+
 def column(rows, place, target, attack):
     """One column of a printed table: value by 'defense_seen'."""
     chosen = rows[(rows.place == place) & (rows.target == target) & (rows.attack == attack)]
@@ -70,6 +75,12 @@ def test_a_reduction_must_be_a_number(tmp_path):
 def test_an_id_may_occur_only_once(tmp_path):
     with pytest.raises(ValueError, match="column id.*an earlier row has it"):
         ledger.read(write(tmp_path, GOOD, GOOD))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "targeted_accuracy", "roc_auc", "precision"])
+def test_accuracies_and_a_detectors_numbers_are_percentages(tmp_path, metric):
+    with pytest.raises(ValueError, match="column value: '100.1' is not valid"):
+        ledger.read(write(tmp_path, GOOD | {"metric": metric, "value": "100.1"}))
 
 
 @pytest.mark.parametrize("columns", [ledger.COLUMNS[:-1], ledger.COLUMNS[::-1], [*ledger.COLUMNS, "page"]])
@@ -206,3 +217,90 @@ def test_arn_reduction_of_24_percent_in_the_white_box_is_at_the_default_budget_a
 
     assert round(reduction("0.3")) == arn.loc["arn/s4.2/lenet/arn/pgd_t-white_box-reduction"].value
     assert reduction("0.5") < 0.1
+
+
+# --- ADD: the tables are complete ---
+
+def test_add_has_every_number_of_tables_1_2_5_6_7(add):
+    assert add.place.value_counts().to_dict() == {
+        "table 1": 3 * 3 * (8 + 1),  # data sets x defenses x (attacks and the line below the block)
+        "table 2": 4 * 4,
+        "table 5": 5 + 3,            # MNIST, CIFAR-10
+        "table 6": 2 * 2 * 3,        # data sets x (adv, def) x measures
+        "table 7": 2 * 4,
+        "section 4.2": 2,
+    }
+
+
+def test_add_tables_1_and_2_have_no_gap(add):
+    sizes = add[add.place.isin(["table 1", "table 2"])].groupby(["place", "dataset", "attack"]).size()
+    assert (sizes["table 1"] == 3).all() and len(sizes["table 1"]) == 3 * 9
+    assert (sizes["table 2"] == 4).all() and len(sizes["table 2"]) == 4
+
+
+def test_add_targeted_attacks_alone_have_targeted_accuracy(add):
+    targeted = add.attack.str.endswith("_t")
+    assert set(add.metric[targeted]) == {"targeted_accuracy"}
+    assert set(add.metric[~targeted]) == {"accuracy", "roc_auc", "precision", "recall"}
+
+
+def test_add_other_papers_networks_are_all_in_table_5_with_a_target_the_paper_does_not_state(add):
+    foreign = add[add.defense.isin(["crown", "ibp", "fast", "unlabeled", "hydra"])]
+    assert set(foreign.place) == {"table 5"} and set(foreign.target) == {"unstated"} and len(foreign) == 5
+
+
+# --- ADD: the copy agrees with itself and with ARN's ---
+
+def test_add_table_6_has_the_recall_that_arn_reports_for_its_own_defense(add, arn):
+    assert add.value["add/t6/mnist/def/recall"] == arn.value["arn/s4.3/lenet/arn/lid"]
+    assert add.value["add/t6/cifar10/def/recall"] == arn.value["arn/s4.3/cifar10/arn/lid"]
+
+
+def table_1(rows, defense):
+    """One defense's rows of Table 1: data sets x columns."""
+    chosen = rows[(rows.place == "table 1") & (rows.defense == defense)]
+    return chosen.pivot(index="dataset", columns="attack", values="value")
+
+
+def test_add_an_attack_only_ever_lowers_the_accuracy_of_its_own_defense(add):
+    for defense in ("none", "add"):
+        rows = table_1(add, defense)
+        assert (rows.drop(columns="natural").lt(rows.natural, axis=0)).all(axis=None)
+
+
+def test_add_the_target_alone_is_below_every_defense_under_attack(add):
+    none = table_1(add, "none").drop(columns="natural")
+    assert none.max(axis=None) <= 12 < 45 < table_1(add, "ape_gan").min(axis=None)
+
+
+# --- ADD: what the paper claims in words, and where its tables say otherwise ---
+
+def test_add_beats_ape_gan_under_every_attack_but_not_on_natural_cifar(add):
+    gain = table_1(add, "add") - table_1(add, "ape_gan")
+    assert (gain.drop(columns="natural") > 0).all(axis=None)
+    assert gain.natural["cifar10"] < 0 < gain.natural[["fashion_mnist", "svhn"]].min()
+
+
+def test_add_s_gains_under_every_spatial_attack_and_loses_on_natural_images(add):
+    rows = add[add.place == "table 2"].pivot(index="attack", columns="defense", values="value")
+    attacked = rows.drop(index="natural")
+    assert (attacked.add_s > attacked["add"]).all() and (attacked["add"] > attacked.ape_gan).all()
+    assert rows.idxmin(axis=1)["natural"] == "add_s"
+
+
+def test_add_targeted_attacks_are_not_always_the_weaker_ones(add):
+    rows = table_1(add, "add")
+    harder = {kind: set(rows.index[rows[f"{kind}_t"] < rows[f"{kind}_u"]]) for kind in ("pgd", "cw", "ddn")}
+    assert harder == {"pgd": set(), "cw": {"cifar10", "svhn"}, "ddn": {"cifar10", "svhn"}}
+
+
+def test_add_in_table_5_the_mnist_defense_of_the_smaller_training_budget_is_not_ahead(add):
+    mnist = add[(add.place == "table 5") & (add.dataset == "mnist")].value
+    assert list(mnist.sort_values(ascending=False).index.str.split("/").str[3]) == [
+        "ours_eps0.3", "crown", "ibp", "ours_eps0.1", "fast"]
+
+
+def test_add_restores_better_than_ape_gan_although_the_wanted_image_is_adversarial(add):
+    for seen in ("cw", "ddn"):
+        for kind in ("reconstructed", "restored"):
+            assert add.value[f"add/t7/{seen}/add/{kind}"] > add.value[f"add/t7/{seen}/ape_gan/{kind}"]

@@ -21,17 +21,23 @@ FOLDER = Path(__file__).parent
 COLUMNS = ["id", "paper", "place", "dataset", "target", "defense", "seen", "attack", "threat",
            "eps", "metric", "value", "pm", "note"]
 
-# Rates lie between 0 and 100; a reduction compares two rates and may be any number.
-RATES = {"error_rate", "success_rate", "fooling_rate", "recall"}
+# These lie between 0 and 100; a reduction compares two rates and may be any number.
+RATES = {"error_rate", "success_rate", "fooling_rate", "accuracy", "targeted_accuracy",
+         "roc_auc", "precision", "recall"}
 
-# _n untargeted, _t targeted, _big with the raised budget; ap1 to ap4 are RP2's adversarial patches.
+# Attacks are named as in their paper.  _n (ARN) and _u (ADD) untargeted, _t targeted, _big with the raised budget;
+# sta is ADD's st, fwa its sfw; ap1 to ap4 are RP2's adversarial patches.
 VOCABULARY = {
-    "dataset": {"mnist", "cifar10", "lisa"},
-    "target": {"lenet5", "resnet110", "wrn28_20", "vgg19", "lisa_cnn", "unstated"},
-    "defense": {"none", "at_pgd", "doa_7x7", "doa_9x5", "ape_gan", "hgd", "arn"},
-    "seen": {"pp", "dp", "ps", "ap", ""},  # PGD_N with PGD_T, DDN_N, STA_N; ap1 with ap2
+    "dataset": {"mnist", "fashion_mnist", "cifar10", "svhn", "lisa"},
+    "target": {"lenet5", "fashion_cnn", "resnet110", "wrn28_20", "vgg19", "svhn_cnn", "lisa_cnn", "unstated"},
+    "defense": {"none", "at_pgd", "doa_7x7", "doa_9x5", "ape_gan", "hgd", "arn", "add", "add_s",
+                "crown", "ibp", "fast", "unlabeled", "hydra"},  # the last five: other papers' networks
+    "seen": {"pp", "dp", "ps", "ap",  # PGD untargeted with PGD targeted, DDN, ST untargeted; ap1 with ap2
+             "dd", "cc", "sp", ""},  # DDN and CW, each untargeted with targeted; ST untargeted with PGD targeted
     "attack": {"natural", "pgd_n", "pgd_t", "pgd_n_big", "aa_n", "aa_n_big", "cw_n", "cw_t", "ddn_n", "ddn_t",
-               "jsma_t", "sta_n", "sta_t", "fwa_n", "fwa_n_big", "ap1", "ap2", "ap3", "ap4", "unstated"},
+               "jsma_t", "sta_n", "sta_t", "fwa_n", "fwa_n_big", "ap1", "ap2", "ap3", "ap4", "unstated",
+               "pgd_u", "cw_u", "ba_u", "ls_u", "ddn_u", "st_u", "st_t", "sfw_u", "aa"},
+    # ADD does not say what its attacks hit: "oblivious" follows from Appendix A, "knowledge of the target model".
     "threat": {"oblivious", "gray_box", "white_box", "bpda", "unstated", ""},  # empty: natural examples
     "metric": RATES | {"reduction"},
 }
