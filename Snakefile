@@ -20,7 +20,7 @@ if config.get("friendly"):  # `make reproduce`: a display for people, and Snakem
 
     logger.handlers[:] = [h for h in logger.handlers if isinstance(h, logging.FileHandler)] + [Progress()]
 
-from helpers.pipeline import SEEN, Experiment
+from helpers.pipeline import Experiment
 
 PROFILE = config.get("profile", "quick")
 SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over strings
@@ -30,16 +30,17 @@ SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over 
 TABLE_1 = ["pgd_n", "pgd_t", "cw_n", "ddn_n", "aa_n", "jsma_t", "pgd_n_big", "aa_n_big"]
 DENOISERS = ["ape_gan_pp", "ape_gan_dp", "hgd_pp", "hgd_dp", "arn_pp", "arn_dp"]
 
-# notebook: what is made before it, as (defenses, adversarial test sets); all of MNIST
+# notebook: what is made before it, as {(paper, data set): (defenses, adversarial test sets)}
+ARN, ADD = ("arn", "mnist"), ("add", "mnist")
 NOTEBOOKS = {
-    "00_start_here": (["arn_pp"], ["pgd_n"]),
-    "01_attacks": ([], []),
-    "02_evaluating_a_defense": (["ape_gan_pp", "hgd_pp"], []),
-    "21_arn_motivation": ([], ["pgd_n", "pgd_t", "aa_n", "ddn_n", "cw_n", "sta_n"]),
-    "22_arn_training": (["arn_pp", "arn_released_pp"], []),
-    "23_arn_pixel_attacks": (DENOISERS, TABLE_1),
-    "24_arn_leaked_defense": (["ape_gan_pp", "hgd_pp", "arn_pp"], []),
-    "53_speed": ([], []),
+    "00_start_here": {ARN: (["arn_pp"], ["pgd_n"])},
+    "01_attacks": {},
+    "02_evaluating_a_defense": {ARN: (["ape_gan_pp", "hgd_pp"], [])},
+    "21_arn_motivation": {ARN: ([], ["pgd_n", "pgd_t", "aa_n", "ddn_n", "cw_n", "sta_n"])},
+    "22_arn_training": {ARN: (["arn_pp", "arn_released_pp"], [])},
+    "23_arn_pixel_attacks": {ARN: (DENOISERS, TABLE_1)},
+    "24_arn_leaked_defense": {ARN: (["ape_gan_pp", "hgd_pp", "arn_pp"], [])},
+    "53_speed": {},
 }
 
 # The rules -----------------------------------------------------------------------------------
@@ -87,25 +88,33 @@ rule report:
         f"{PYTHON} -m helpers.report {REPORTS}"
 
 
-for seed in SEEDS:
-    lab = Experiment(PROFILE, "mnist", seed)
-    options = f"--profile {PROFILE} --dataset mnist --seed {seed}"
-    defenses = sorted({name for needs, _ in NOTEBOOKS.values() for name in needs})
-    seen = {name: SEEN[name.rpartition("_")[2]] for name in defenses}
-    sets = {(attack, "train") for attacks in seen.values() for attack in attacks}
-    sets |= {(attack, "test") for _, needs in NOTEBOOKS.values() for attack in needs}
+def needed(place):
+    """What the notebooks together need of (paper, data set): names of defenses, and of adversarial test sets."""
+    both = [needs[place] for needs in NOTEBOOKS.values() if place in needs]
+    return sorted({d for defenses, _ in both for d in defenses}), sorted({a for _, attacks in both for a in attacks})
+
+
+PLACES = sorted({place for needs in NOTEBOOKS.values() for place in needs})
+LABS = {(seed, place): Experiment(PROFILE, place[1], seed, paper=place[0]) for seed in SEEDS for place in PLACES}
+
+for (seed, place), lab in LABS.items():
+    paper, dataset = place
+    options = f"--profile {PROFILE} --paper {paper} --dataset {dataset} --seed {seed}"
+    defenses, attacks = needed(place)
+    sets = {(attack, "test") for attack in attacks}
+    sets |= {(attack, "train") for defense in defenses for attack in lab.seen(defense)}
 
     for attack, split in sorted(sets):
 
         rule:
             name:
-                name_with(seed, f"adversarial_{attack}_{split}")
+                name_with(seed, f"adversarial_{paper}_{dataset}_{attack}_{split}")
             output:
                 update(lab.adversarial_path(attack, split)),
             params:
                 f"adversarial {attack} --split {split} {options}",
             message:
-                f"adversarial set {attack}, {split} images, seed {seed}"
+                f"{paper.upper()}, {dataset}: adversarial set {attack}, {split} images, seed {seed}"
             shell:
                 f"{PYTHON} -m helpers.pipeline {{params}}"
 
@@ -113,20 +122,25 @@ for seed in SEEDS:
 
         rule:
             name:
-                name_with(seed, f"defense_{defense}")
+                name_with(seed, f"defense_{paper}_{dataset}_{defense}")
             input:
-                [ancient(lab.adversarial_path(attack, "train")) for attack in seen[defense]],
+                [ancient(lab.adversarial_path(attack, "train")) for attack in lab.seen(defense)],
             output:
                 update(lab.defense_path(defense)),
             params:
                 f"defense {defense} {options}",
             message:
-                f"defense {defense}, seed {seed}"
+                f"{paper.upper()}, {dataset}: defense {defense}, seed {seed}"
             shell:
                 f"{PYTHON} -m helpers.pipeline {{params}}"
 
-    for notebook, (needs, attacks) in NOTEBOOKS.items():
+for seed in SEEDS:
+    for notebook, needs in NOTEBOOKS.items():
         stem = name_with(seed, notebook)
+        made = []
+        for place, (defenses, attacks) in needs.items():
+            made += [LABS[seed, place].defense_path(defense) for defense in defenses]
+            made += [LABS[seed, place].adversarial_path(attack) for attack in attacks]
 
         rule:
             name:
@@ -134,8 +148,7 @@ for seed in SEEDS:
             input:
                 f"notebooks/{notebook}.ipynb",
                 SOURCES,
-                [ancient(lab.defense_path(defense)) for defense in needs],
-                [ancient(lab.adversarial_path(attack)) for attack in attacks],
+                [ancient(file) for file in made],
             output:
                 REPORTS / f"{stem}.ipynb",
             log:  # unlike an output, a log survives a failure, and with it the traceback

@@ -11,14 +11,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from helpers import artifacts, data, defenses, device, networks, profiles, seeded, threats
+from helpers import ROOT, artifacts, data, defenses, device, networks, profiles, seeded, stickers, threats
 from helpers.attacks import ATTACKS, draws, random_targets
 from helpers.training import fit
-
-# The seen attacks a denoiser's suffix stands for (ARN, Section 4.2).
-SEEN = {"pp": ("pgd_n", "pgd_t"), "dp": ("ddn_n", "pgd_n"), "ps": ("pgd_n", "sta_n")}
 
 # Attacks run on this many images at a time.
 CHUNK = 500
@@ -29,27 +27,43 @@ ADVERTORCH_WEIGHTS = {
     "lenet5_adv": "mnist_lenet5_advtrained.pt",
 }
 
+# ... and those in data/zoo, with their network.
+ZOO = {
+    "fashion_cnn_nat": ("fashion_mnist_cnn_nat.safetensors", {"name": "fashion_cnn", "in_channels": 1}),
+    "resnet18_quarter_nat": ("cifar10_resnet18_quarter_nat.safetensors", {"name": "resnet18", "width": 0.25}),
+}
+
+# Methods that are told how many attacks they will see.
+COUNTS_ATTACKS = ("arn", "arn_released", "add")
+
+# Ending of a defense whose target is trained again behind its denoiser.
+RETRAINED = "_re"
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """One data set under one profile and seed.
+    """One paper's experiments on one data set, under one profile and seed.
 
-    profile: "quick", "standard" or "paper".  dataset: one the profile has.  seed: seeds the
-    training and every attack.  ValueError for names that do not exist, with the choices.
+    profile: "quick", "standard" or "paper".  dataset: one the profile has for the paper.  seed: seeds the
+    training and every attack.  paper: "arn" or "add".  ValueError for names that do not exist,
+    with the choices.
 
     Names of attacks and methods are those of the profile's YAML.  A *defense* is written
-    `method_seen`, e.g. `arn_pp`, with "none" for the bare target and "at_pgd" for adversarial
-    training, which has no denoiser.
+    `method_seen`, e.g. `arn_pp`, with "none" for the bare target and the method alone where it is another
+    target, such as adversarial training.  `method_seen_re`: the target is trained again, on what
+    the denoiser makes of natural images (ADD-re; ADD, Section 4.2).
     """
 
     profile: str = "quick"
     dataset: str = "mnist"
     seed: int = 0
+    paper: str = "arn"
     spec: profiles.DatasetSpec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        profile = profiles.load(self.profile)
-        spec = _choose(profile.datasets, self.dataset, f"data set of profile {self.profile}")
+        papers = profiles.load(self.profile).papers
+        datasets = _choose(papers, self.paper, f"paper of profile {self.profile}")
+        spec = _choose(datasets, self.dataset, f"data set of profile {self.profile} for paper {self.paper}")
         object.__setattr__(self, "spec", spec)
 
     # Data ------------------------------------------------------------------------------------
@@ -66,7 +80,7 @@ class Experiment:
 
     def _split(self, split, limit):
         if split not in self._cache:
-            source = profiles.load(self.profile).source
+            source = self._source
             x, y = data.load(self.dataset, split, n=limit if source == "sample" else None, source=source)
             if source == "full":
                 # The official order is not random (MNIST's first 5000 test digits are harder), so that
@@ -76,11 +90,18 @@ class Experiment:
             self._cache[split] = x.to(device()), y.to(device())
         return self._cache[split]
 
+    @property
+    def _source(self):
+        return self.spec.source or profiles.load(self.profile).source
+
     # Networks --------------------------------------------------------------------------------
 
     def target(self):
         """The undefended classifier, in eval mode and frozen."""
-        return load_target(self.spec.target)
+        return self._target(self.spec.target)
+
+    def _target(self, name):
+        return self._trained_method(name, {}) if name in self.spec.methods else load_target(name)
 
     def denoiser(self, defense, **changes):
         """The trained denoiser of `defense` (such as "arn_pp"), in eval mode and frozen.
@@ -88,6 +109,7 @@ class Experiment:
         changes: settings of the method to be changed, e.g. `without=["nor"]` for an ablation.
         Defenses that are another target, "none" among them, leave images alone.
         """
+        defense = defense.removesuffix(RETRAINED)
         if defense == "none" or defense in self.spec.robust_targets or self._method(defense)[0].data == "labels":
             return nn.Identity()
         return self._trained_method(defense, changes)
@@ -95,7 +117,9 @@ class Experiment:
     def defended(self, defense, **changes):
         """The whole pipeline of `defense`, target ∘ denoiser, on the device."""
         if defense in self.spec.robust_targets:
-            target = load_target(self.spec.robust_targets[defense])
+            target = self._target(self.spec.robust_targets[defense])
+        elif defense.endswith(RETRAINED):
+            target = self._trained_method(defense, changes)
         elif defense != "none" and self._method(defense)[0].data == "labels":
             target = self._trained_method(defense, changes)
         else:
@@ -117,7 +141,7 @@ class Experiment:
         def build(checkpoint):
             method = self._new_method(defense, changes)
             history = fit(
-                method, self._training_data(defense), epochs=settings["epochs"], batch_size=settings["batch_size"],
+                method, self._training_data(defense, changes), epochs=settings["epochs"], batch_size=settings["batch_size"],
                 seed=self.seed, checkpoint=checkpoint, precision=settings["precision"],
             )  # fmt: skip
             return method.state_dict(), {"history": history}
@@ -126,20 +150,31 @@ class Experiment:
 
     def _new_method(self, defense, changes):
         spec, seen = self._method(defense)
-        settings = spec.settings | changes
+        settings = spec.settings | (changes if not defense.endswith(RETRAINED) else {})
         if spec.method == "hgd":
             settings = settings | {"target": self.target()}
-        if spec.method in ("arn", "arn_released"):
+        if spec.method in COUNTS_ATTACKS:
             settings = settings | {"seen": len(seen)}
         with seeded(self.seed):
-            return defenses.build(spec.method, **settings)
+            method = defenses.build(spec.method, **settings)
+        if spec.start == "target":
+            target = self.target()
+            method.network.load_state_dict(getattr(target, "network", target).state_dict())
+        return method
 
-    def _training_data(self, defense):
+    def _training_data(self, defense, changes):
         spec, seen = self._method(defense)
         x, y = self.images("train")
+        if defense.endswith(RETRAINED):
+            denoiser = self.denoiser(defense, **changes)
+            with torch.no_grad():
+                x = torch.cat([denoiser(part) for part in x.split(CHUNK)])
         if spec.data == "labels":
             return {"natural": x, "label": y}
-        return {"natural": x, "adversarial": torch.stack([self.adversarial(a, "train") for a in seen], 1)}
+        batch = {"natural": x, "label": y, "adversarial": torch.stack([self.adversarial(a, "train") for a in seen], 1)}
+        if spec.wanted:
+            batch["wanted"] = self.adversarial(spec.wanted, "train")
+        return batch
 
     # Adversarial sets --------------------------------------------------------------------------
 
@@ -159,9 +194,13 @@ class Experiment:
             victim = self._victim(threat, defense)
             x, y = self.images(split, settings["n"])
             y = self.targets(split)[: len(x)] if settings["targeted"] else y
-            seed = {"seed": self.seed} if draws(settings["attack"]) else {}
+            more = dict(settings["settings"])
+            if draws(settings["attack"]):
+                more["seed"] = self.seed
+            if "mask" in more:  # by its name, so that it can be part of the key
+                more["mask"] = stickers.mask(more["mask"], size=x.shape[-1])
             parts = [
-                ATTACKS[settings["attack"]](victim, xs, ys, targeted=settings["targeted"], **settings["settings"], **seed)
+                ATTACKS[settings["attack"]](victim, xs, ys, targeted=settings["targeted"], **more)
                 for xs, ys in zip(x.split(CHUNK), y.split(CHUNK), strict=True)
             ]
             return {"images": torch.cat(parts)}, {}
@@ -196,17 +235,27 @@ class Experiment:
     def defense_settings(self, defense, **changes):
         """Everything that determines a defense; a name alone where nothing is trained."""
         if defense == "none" or defense in self.spec.robust_targets:
-            return {"target": self.spec.robust_targets.get(defense, self.spec.target)}
+            return {"target": self._target_settings(self.spec.robust_targets.get(defense, self.spec.target))}
         spec, seen = self._method(defense)
-        return {
+        settings = {
             "images": self._data_settings("train"),
             "seed": self.seed,
             "precision": profiles.load(self.profile).precision,
-            "target": self.spec.target if spec.data == "pairs" else None,
+            "target": self._target_settings(self.spec.target) if spec.data == "pairs" else None,
             "seen": [self.adversarial_settings(a, "train") for a in seen],
-            **spec.model_dump(),
+            **spec.model_dump(exclude_none=True),
             "settings": spec.settings | changes,
         }
+        if spec.start == "target":
+            settings["target"] = self._target_settings(self.spec.target)
+        if spec.wanted:
+            settings["wanted"] = self.adversarial_settings(spec.wanted, "train")
+        if defense.endswith(RETRAINED):
+            settings["restored_by"] = self.defense_settings(defense.removesuffix(RETRAINED), **changes)
+        return settings
+
+    def _target_settings(self, name):
+        return self.defense_settings(name) if name in self.spec.methods else name
 
     def adversarial_settings(self, attack, split="test", threat="oblivious", defense="none", **changes):
         """Everything that determines an adversarial set."""
@@ -214,7 +263,9 @@ class Experiment:
         n = None
         if split == "test":
             n = spec.test or (self.spec.test if threat == "oblivious" else self.spec.adaptive_test)
-        victim = {"target": self.spec.target}
+        victim = {"target": self._target_settings(self.spec.target)}
+        if "mask" in spec.settings:
+            victim |= {"stickers": stickers.origin(data.DATASETS[self.dataset].shape[-1])}
         if threat != "oblivious":
             victim |= {"threat": threat, "defense": self.defense_settings(defense)}
         return {
@@ -224,27 +275,41 @@ class Experiment:
 
     def _data_settings(self, split):
         limit = self.spec.train if split == "train" else self.spec.test
-        return {"name": self.dataset, "split": split, "n": limit, "source": profiles.load(self.profile).source}
+        return {"name": self.dataset, "split": split, "n": limit, "source": self._source}
+
+    def seen(self, defense):
+        """Names of the attacks that `defense` is trained on; none for another target."""
+        return self._method(defense.removesuffix(RETRAINED))[1]
 
     def _method(self, defense):
+        """The MethodSpec of `defense` and its seen attacks; for a retrained target that of its training."""
+        if defense.endswith(RETRAINED):
+            return _choose(self.spec.methods, "retrained", f"method of profile {self.profile}"), ()
         if defense in self.spec.methods:
             spec = self.spec.methods[defense]
             if spec.data == "labels":
                 return spec, ()
-        name, _, pair = defense.rpartition("_")
+        name, _, seen = defense.rpartition("_")
         spec = _choose(self.spec.methods, name, f"method of profile {self.profile} in defense {defense!r}")
-        return spec, _choose(SEEN, pair, f"pair of seen attacks in defense {defense!r}")
+        return spec, _choose(self.spec.seen, seen, f"set of seen attacks in defense {defense!r}")
 
 
 def load_target(name):
-    """A classifier with its weights, frozen, on the device: "lenet5_clean" or "lenet5_adv" for MNIST.
+    """A ready-made classifier, frozen, on the device.
 
-    Both come with the advertorch package: trained on clean images and by PGD adversarial
-    training.  They are loaded with `weights_only`, so that no code in the file can run.
+    "lenet5_clean" and "lenet5_adv", for MNIST, come with the advertorch package: trained on clean
+    images and by PGD adversarial training.  They are loaded with `weights_only`, so that no code in
+    the file can run.  "fashion_cnn_nat" (Fashion-MNIST) and "resnet18_quarter_nat" (CIFAR-10) are
+    from `data/zoo`.
     """
+    if name in ZOO:
+        file, network = ZOO[name]
+        network = networks.build(**network)
+        network.load_state_dict(load_file(ROOT / "data" / "zoo" / file))
+        return _finished(network)
     import advertorch_examples
 
-    file = _choose(ADVERTORCH_WEIGHTS, name, "target")
+    file = _choose(ADVERTORCH_WEIGHTS | ZOO, name, "target")
     folder = Path(advertorch_examples.__file__).parent / "trained_models"
     network = networks.build("lenet5", in_channels=1)
     network.load_state_dict(torch.load(folder / file, map_location="cpu", weights_only=True))
@@ -274,8 +339,9 @@ def _main():
     parser.add_argument("--profile", default="quick", choices=profiles.NAMES)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--paper", default="arn")
     args = parser.parse_args()
-    lab = Experiment(args.profile, args.dataset, args.seed)
+    lab = Experiment(args.profile, args.dataset, args.seed, args.paper)
     if args.kind == "defense":
         lab.defended(args.name)
     else:

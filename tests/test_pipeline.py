@@ -6,7 +6,7 @@ import torch
 import yaml
 from torch import nn
 
-from helpers import data, defenses, device, profiles
+from helpers import data, defenses, device, profiles, stickers
 from helpers.attacks import ATTACKS
 from helpers.pipeline import Experiment, load_target
 from helpers.training import fit
@@ -18,24 +18,43 @@ deviation: tiny
 comparable: false
 source: sample
 precision: fp32
-datasets:
-  mnist:
-    train: 20
-    test: 30
-    adaptive_test: 10
-    target: lenet5_clean
-    robust_targets: {at_pgd: lenet5_adv}
-    attacks:
-      pgd_n: {attack: pgd, settings: {eps: 0.3, steps: 3}}
-      pgd_t: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
-      ddn_n: {attack: ddn, settings: {steps: 3}}
-      sta_n: {attack: sta, settings: {steps: 3}, test: 5}
-    methods:
-      arn: {method: arn, epochs: 2, batch_size: 10, settings: {width: 0.03}}
-      arn_released: {method: arn_released, epochs: 1, batch_size: 10, settings: {width: 0.03}}
-      ape_gan: {method: ape_gan, epochs: 1, batch_size: 10, settings: {width: 0.05}}
-      hgd: {method: hgd, epochs: 1, batch_size: 10, settings: {width: 0.05}}
-      at_own: {method: adversarial_training, data: labels, epochs: 1, batch_size: 10, settings: {width: 0.2, steps: 2}}
+papers:
+  arn:
+    mnist:
+      train: 20
+      test: 30
+      adaptive_test: 10
+      target: lenet5_clean
+      robust_targets: {at_pgd: lenet5_adv}
+      seen: {pp: [pgd_n, pgd_t], dp: [ddn_n, pgd_n], ps: [pgd_n, sta_n]}
+      attacks:
+        pgd_n: {attack: pgd, settings: {eps: 0.3, steps: 3}}
+        pgd_t: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
+        ddn_n: {attack: ddn, settings: {steps: 3}}
+        sta_n: {attack: sta, settings: {steps: 3}, test: 5}
+      methods:
+        arn: {method: arn, epochs: 2, batch_size: 10, settings: {width: 0.03}}
+        arn_released: {method: arn_released, epochs: 1, batch_size: 10, settings: {width: 0.03}}
+        ape_gan: {method: ape_gan, epochs: 1, batch_size: 10, settings: {width: 0.05}}
+        hgd: {method: hgd, epochs: 1, batch_size: 10, settings: {width: 0.05}}
+        at_own: {method: adversarial_training, data: labels, epochs: 1, batch_size: 10, settings: {width: 0.2, attack_settings: {eps: 0.3, steps: 2}}}
+  add:
+    mnist:
+      train: 20
+      test: 30
+      adaptive_test: 10
+      target: own
+      seen: {pp: [pgd_u, pgd_t], ap: [sticker]}
+      attacks:
+        pgd_u: {attack: pgd, settings: {eps: 0.3, steps: 3}}
+        pgd_t: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
+        sticker: {attack: rp2, settings: {mask: mask1, steps: 2}}
+      methods:
+        own: {method: classifier, data: labels, epochs: 2, batch_size: 10, settings: {network: lenet5, width: 0.2}}
+        retrained: {method: classifier, data: labels, epochs: 1, batch_size: 10, settings: {network: lenet5, width: 0.2}}
+        further: {method: classifier, data: labels, start: target, epochs: 1, batch_size: 10, settings: {network: lenet5, width: 0.2, learning_rate: 1.0e-9}}
+        add: {method: add, epochs: 1, batch_size: 10, settings: {width: 0.03}}
+        add_other: {method: add, epochs: 1, batch_size: 10, wanted: pgd_u, settings: {width: 0.03}}
 """
 
 
@@ -45,11 +64,11 @@ def mini(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "FOLDER", tmp_path)
     monkeypatch.setattr(profiles, "NAMES", ["mini"])
 
-    def opened(change=lambda content: None, seed=0):
+    def opened(change=lambda content: None, seed=0, paper="arn"):
         content = yaml.safe_load(MINI)
         change(content)
         (tmp_path / "mini.yaml").write_text(yaml.safe_dump(content))
-        return Experiment("mini", "mnist", seed)
+        return Experiment("mini", "mnist", seed, paper)
 
     return opened
 
@@ -99,7 +118,7 @@ def test_the_pipeline_does_what_its_parts_do_by_hand(mini):
 
     torch.manual_seed(0)
     method = defenses.build("arn", width=0.03, seen=2)
-    pairs = {"natural": x, "adversarial": torch.stack([pgd_n, pgd_t], 1)}
+    pairs = {"natural": x, "label": y, "adversarial": torch.stack([pgd_n, pgd_t], 1)}
     history = fit(method, pairs, epochs=2, batch_size=10, seed=0)
     torch.testing.assert_close(lab.denoiser("arn_pp")(x), method(x))
     for got, expected in zip(lab.history("arn_pp"), history, strict=True):
@@ -162,7 +181,7 @@ def test_the_first_images_of_a_full_set_are_a_fixed_random_draw(mini, tmp_path, 
     def full(test):
         def changed(content):
             content["source"] = "full"
-            content["datasets"]["mnist"]["test"] = test
+            content["papers"]["arn"]["mnist"]["test"] = test
 
         return mini(changed).images()
 
@@ -174,14 +193,67 @@ def test_the_first_images_of_a_full_set_are_a_fixed_random_draw(mini, tmp_path, 
     assert [rows.pop(row.tobytes()) for row in file_order] == y.tolist() and not rows  # each once, with its label
 
 
+def test_a_target_can_be_a_trained_one(mini):
+    lab = mini(paper="add")
+    x = lab.images()[0]
+    assert not torch.equal(lab.target()(x), load_target("lenet5_clean")(x))
+    expected = ATTACKS["pgd"](lab.target(), *lab.images(), eps=0.3, steps=3, seed=0)
+    assert torch.equal(lab.adversarial("pgd_u"), expected)
+
+
+def test_a_retrained_target_stands_behind_the_same_denoiser(mini):
+    lab = mini(paper="add")
+    x = lab.images()[0]
+    again, first = lab.defended("add_pp_re"), lab.defended("add_pp")
+    assert torch.equal(again.denoiser(x), first.denoiser(x))
+    assert not torch.equal(again(x), first(x))
+    white_box = lab.adversarial("pgd_u", threat="white_box", defense="add_pp_re")
+    assert torch.equal(white_box, ATTACKS["pgd"](again, *lab.images("test", 10), eps=0.3, steps=3, seed=0))
+
+
+def test_a_retrained_target_has_seen_restored_images(mini):
+    lab = mini(paper="add")
+    x, y = lab.images("train")
+    torch.manual_seed(0)
+    method = defenses.build("classifier", network="lenet5", width=0.2)
+    fit(method, {"natural": lab.denoiser("add_pp")(x), "label": y}, epochs=1, batch_size=10, seed=0)
+    torch.testing.assert_close(lab.defended("add_pp_re").target(x), method(x))
+
+
+def test_training_can_start_from_the_target(mini):
+    lab = mini(paper="add")
+    x = lab.images()[0]
+    torch.testing.assert_close(lab.defended("further")(x), lab.target()(x))  # its learning rate is tiny
+
+
+def test_a_denoiser_can_be_made_to_want_other_images(mini):
+    lab = mini(paper="add")
+    x = lab.images()[0]
+    assert not torch.equal(lab.denoiser("add_pp")(x), lab.denoiser("add_other_pp")(x))
+    assert lab.seen("add_other_pp") == ["pgd_u", "pgd_t"]
+
+
+def test_a_sticker_covers_its_mask_and_nothing_else(mini):
+    lab = mini(paper="add")
+    x, mask = lab.images()[0], stickers.mask("mask1", size=28).to(device()).bool()
+    changed = (lab.adversarial("sticker") != x).any(0, keepdim=True)
+    assert changed.any() and not changed[~mask].any()
+
+
+def test_the_zoos_target_knows_cifar10(mini):
+    x, y = data.load("cifar10", "test", n=100)
+    target = load_target("resnet18_quarter_nat")
+    assert (target(x.to(device())).argmax(1).cpu() == y).float().mean() > 0.7
+
+
 # --- keys ------------------------------------------------------------------------------------------
 
 
 def change(place, value):
-    """Sets content["datasets"]["mnist"][...place] of the profile."""
+    """Sets content["papers"]["arn"]["mnist"][...place] of the profile."""
 
     def changed(content):
-        *path, last = ["datasets", "mnist", *place.split(".")]
+        *path, last = ["papers", "arn", "mnist", *place.split(".")]
         for name in path:
             content = content[name]
         content[last] = value
@@ -227,6 +299,16 @@ def test_seed_and_precision_move_everything_they_determine(mini):
     assert {name for name in before if before[name] != after[name]} == {"denoiser", "white_box", "other"}
 
 
+def test_a_trained_target_moves_all_that_was_made_with_it(mini):
+    def epochs(content):
+        content["papers"]["add"]["mnist"]["methods"]["own"]["epochs"] = 3
+
+    def those(lab):
+        return {lab.adversarial_path("pgd_u"), lab.defense_path("add_pp"), lab.defense_path("add_pp_re"), lab.defense_path("none")}
+
+    assert not those(mini(paper="add")) & those(mini(epochs, paper="add"))
+
+
 def test_words_that_compute_nothing_move_nothing(mini):
     assert paths(mini(lambda content: content.update(notice="Other words.", deviation="none"))) == paths(mini())
 
@@ -259,7 +341,8 @@ def test_an_ablation_is_another_denoiser(mini):
 
 @pytest.mark.parametrize("settings, message", [
     ({"profile": "nope"}, "unknown profile 'nope'; choose one of .*quick"),
-    ({"dataset": "imagenet"}, "unknown data set of profile quick: 'imagenet'; choose one of .*mnist"),
+    ({"dataset": "imagenet"}, "unknown data set of profile quick for paper arn: 'imagenet'; choose one of .*mnist"),
+    ({"paper": "dada"}, "unknown paper of profile quick: 'dada'; choose one of arn, add"),
 ])
 def test_an_unknown_experiment_is_an_error_with_the_choices(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -270,7 +353,7 @@ def test_an_unknown_experiment_is_an_error_with_the_choices(settings, message):
     (lambda lab: lab.adversarial("pgd"), "unknown attack.*'pgd'.*pgd_n, pgd_t"),
     (lambda lab: lab.adversarial("pgd_n", eps=-1), "eps must be positive"),
     (lambda lab: lab.defended("anr_pp"), "unknown method.*'anr'.*arn, arn_released"),
-    (lambda lab: lab.defended("arn_xx"), "unknown pair of seen attacks.*'xx'.*pp, dp, ps"),
+    (lambda lab: lab.defended("arn_xx"), "unknown set of seen attacks.*'xx'.*dp, pp, ps"),
     (lambda lab: lab.defended("arn"), "unknown.*arn"),
     (lambda lab: lab.denoiser("arn_pp", without=["mse"]), "unknown loss terms"),
     (lambda lab: load_target("lenet"), "unknown target: 'lenet'; choose one of lenet5_clean, lenet5_adv"),

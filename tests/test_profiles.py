@@ -8,15 +8,25 @@ import yaml
 from helpers import data, profiles
 from helpers.attacks import ATTACKS
 from helpers.defenses import DEFENSES
-from helpers.pipeline import ADVERTORCH_WEIGHTS, SEEN
+from helpers.pipeline import ADVERTORCH_WEIGHTS, ZOO
+
+
+CLASSIFIERS = ("classifier", "adversarial_training", "smoothing")
+
+
+def experiments(profile):
+    """(paper, data set, spec) of a shipped profile."""
+    for paper, datasets in profiles.load(profile).papers.items():
+        for dataset, spec in datasets.items():
+            yield paper, dataset, spec
 
 
 def specs(kind):
-    """Every attack or method of every data set of every shipped profile."""
+    """Every attack or method of every data set of every paper in every shipped profile."""
     for profile in profiles.NAMES:
-        for dataset, spec in profiles.load(profile).datasets.items():
+        for paper, dataset, spec in experiments(profile):
             for name, item in getattr(spec, kind).items():
-                yield pytest.param(item, id=f"{profile}-{dataset}-{name}")
+                yield pytest.param(item, id=f"{profile}-{paper}-{dataset}-{name}")
 
 
 def test_the_design_documents_profiles_are_shipped():
@@ -29,12 +39,13 @@ def test_a_shipped_profile_is_about_data_and_targets_that_exist(name):
     assert profile.name == name and profile.notice
     assert profile.comparable == (name != "quick")
     assert bool(profile.deviation) == (name != "paper")
-    for dataset, spec in profile.datasets.items():
+    for _, dataset, spec in experiments(name):
         assert dataset in data.DATASETS
-        assert {spec.target, *spec.robust_targets.values()} <= set(ADVERTORCH_WEIGHTS)
-        for pair in SEEN.values():
-            assert set(pair) <= set(spec.attacks)
-        if profile.source == "sample":
+        trained = {name for name, method in spec.methods.items() if method.data == "labels"}
+        assert {spec.target, *spec.robust_targets.values()} <= set(ADVERTORCH_WEIGHTS) | set(ZOO) | trained
+        for attacks in spec.seen.values():
+            assert set(attacks) <= set(spec.attacks)
+        if (spec.source or profile.source) == "sample":
             for split, n in (("train", spec.train), ("test", spec.test)):
                 assert len(data.load(dataset, split, n=n)[0]) == n
 
@@ -50,16 +61,27 @@ def test_each_attack_exists_and_takes_its_settings(spec):
 @pytest.mark.parametrize("spec", specs("methods"))
 def test_each_method_exists_and_takes_its_settings(spec):
     inspect.signature(DEFENSES[spec.method]).bind(**spec.settings)
-    assert (spec.data == "labels") == (spec.method == "adversarial_training")
+    assert (spec.data == "labels") == (spec.method in CLASSIFIERS)
 
 
 @pytest.mark.parametrize("name", profiles.NAMES)
-def test_an_attack_has_one_name_in_all_profiles_and_data_sets(name):
-    """The letter after the attack says what it is: n untargeted, t targeted."""
-    for spec in profiles.load(name).datasets.values():
+def test_the_letter_after_an_attack_says_whether_it_is_targeted(name):
+    """ARN writes n for untargeted attacks, ADD u."""
+    for paper, _, spec in experiments(name):
         for attack, settings in spec.attacks.items():
-            kind, goal = attack.split("_")[:2]
-            assert kind == settings.attack and goal == ("t" if settings.targeted else "n")
+            if settings.attack != "rp2":  # named after their masks
+                assert attack.split("_")[1] == ("t" if settings.targeted else {"arn": "n", "add": "u"}[paper])
+
+
+def test_a_notebook_written_for_quick_finds_its_names_in_every_profile():
+    def names(profile):
+        for paper, dataset, spec in experiments(profile):
+            # a target's name is the profile's own affair
+            kinds = {"attack": spec.attacks, "seen": spec.seen, "method": set(spec.methods) - {spec.target}}
+            yield from ((paper, dataset, kind, name) for kind, found in kinds.items() for name in found)
+
+    for profile in profiles.NAMES:
+        assert set(names("quick")) <= set(names(profile))
 
 
 # --- a profile of one's own --------------------------------------------------------------------------
@@ -83,7 +105,7 @@ def test_an_unknown_name_is_an_error_with_the_choices():
 
 
 def first_attack(content):
-    return next(iter(content["datasets"]["mnist"]["attacks"].values()))
+    return next(iter(content["papers"]["arn"]["mnist"]["attacks"].values()))
 
 
 @pytest.mark.parametrize("change, parts", [
@@ -92,10 +114,10 @@ def first_attack(content):
     (lambda c: c.update(colour="red"), ["colour", "not permitted", "red"]),
     (lambda c: c.pop("notice"), ["notice", "required"]),
     (lambda c: c.pop("deviation"), ["deviation", "required"]),
-    (lambda c: c["datasets"]["mnist"].update(test=0), ["datasets.mnist.test", "greater than 0"]),
-    (lambda c: c["datasets"]["mnist"].update(train="all"), ["datasets.mnist.train", "all"]),
-    (lambda c: first_attack(c).update(epsilon=0.3), ["datasets.mnist.attacks.pgd_n.epsilon", "not permitted"]),
-    (lambda c: c["datasets"]["mnist"]["methods"]["arn"].update(data="triples"), ["'pairs' or 'labels'", "triples"]),
+    (lambda c: c["papers"]["arn"]["mnist"].update(test=0), ["papers.arn.mnist.test", "greater than 0"]),
+    (lambda c: c["papers"]["arn"]["mnist"].update(train="all"), ["papers.arn.mnist.train", "all"]),
+    (lambda c: first_attack(c).update(epsilon=0.3), ["papers.arn.mnist.attacks.pgd_n.epsilon", "not permitted"]),
+    (lambda c: c["papers"]["arn"]["mnist"]["methods"]["arn"].update(data="triples"), ["'pairs' or 'labels'", "triples"]),
 ])
 def test_a_bad_value_is_an_error_with_file_place_and_value(tmp_path, change, parts):
     file = written(tmp_path, change)

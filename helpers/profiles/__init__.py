@@ -27,29 +27,36 @@ class AttackSpec(_Strict):
 class MethodSpec(_Strict):
     """One defense: key of `helpers.defenses.DEFENSES`, its settings, and its training budget.
 
-    data: "pairs" (natural and seen adversarial examples) or "labels" (adversarial training).
+    data: "pairs" (natural and seen adversarial examples: a denoiser) or "labels" (natural images: a classifier).
+    start: "target" lets a classifier begin with the target's weights.
+    wanted: the attack whose examples a denoiser shall generate instead of natural ones (ADD, Appendix G.3).
     """
 
     method: str
     epochs: PositiveInt
     batch_size: PositiveInt
     data: Literal["pairs", "labels"] = "pairs"
+    start: Literal["target"] | None = None
+    wanted: str | None = None
     settings: dict = Field(default_factory=dict)
 
 
 class DatasetSpec(_Strict):
-    """All experiments on one data set.
+    """All experiments of one paper on one data set.
 
     train, test: number of images (None: all).  adaptive_test: number of test images under the
-    slow attacks on whole pipelines.  target: the undefended classifier.  robust_targets:
-    defenses that are nothing but another, ready-made target.
+    slow attacks on whole pipelines.  target: the undefended classifier, ready-made or one of `methods`.
+    robust_targets: defenses that are nothing but another, ready-made target.  seen: the attacks that the
+    ending of a denoiser's name stands for.  source: where the profile's does not hold.
     """
 
     train: PositiveInt | None
     test: PositiveInt | None
     adaptive_test: PositiveInt | None
     target: str
-    robust_targets: dict[str, str]
+    robust_targets: dict[str, str] = Field(default_factory=dict)
+    source: Literal["sample", "full"] | None = None
+    seen: dict[str, list[str]]
     attacks: dict[str, AttackSpec]
     methods: dict[str, MethodSpec]
 
@@ -67,7 +74,7 @@ class Profile(_Strict):
     comparable: bool
     source: Literal["sample", "full"]
     precision: Literal["fp32", "bf16"]
-    datasets: dict[str, DatasetSpec]
+    papers: dict[str, dict[str, DatasetSpec]]
 
 
 FOLDER = Path(__file__).parent
