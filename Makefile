@@ -25,9 +25,10 @@ env: $(INSTALLED)  ## create .venv, the environment
 reproduce: $(INSTALLED)  ## run the notebooks of PROFILE, then see reports/PROFILE/index.html
 	@$(RUN) -m helpers.reproduce --profile $(PROFILE) --seeds $(SEEDS) --cores $(CORES)
 
-test: $(INSTALLED)  ## run all tests: those of the helpers, then every notebook
+test: $(INSTALLED)  ## run all tests: those of the helpers, then every notebook with its solutions
 	TQDM_DISABLE=1 $(RUN) -m pytest
-	TQDM_DISABLE=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
+	$(RUN) tests/with_solutions.py reports/tested
+	TQDM_DISABLE=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 reports/tested
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab notebooks

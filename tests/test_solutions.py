@@ -1,28 +1,24 @@
-"""The exercises' solutions run, and their checks hold, at the end of their notebooks."""
-
-import re
-from pathlib import Path
+"""Every notebook has solutions; that they run and their checks hold, `make test` shows with the notebooks themselves."""
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
+from with_solutions import NOTEBOOKS, blocks, main, solution
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.md"))
-
-
-@pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda file: file.stem)
-def test_solutions_run(solution, monkeypatch):
-    # What the notebooks need is expensive: make it where they will look for it themselves.
-    monkeypatch.delenv("ARTIFACT_DIR", raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # all cores, as a reader would
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    notebook = nbformat.read(NOTEBOOKS / f"{solution.stem}.ipynb", as_version=4)
-    blocks = re.findall(r"^```python\n(.*?)^```", solution.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert blocks, f"{solution.name} has no code"
-    notebook.cells += [nbformat.v4.new_code_cell(block) for block in blocks]
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
-def test_every_notebook_has_solutions():
-    assert [s.stem for s in SOLUTIONS] == sorted(file.stem for file in NOTEBOOKS.glob("*.ipynb"))
+@pytest.mark.parametrize("notebook", FILES, ids=lambda file: file.stem)
+def test_a_notebook_has_solutions_with_code(notebook):
+    assert blocks(solution(notebook).read_text())
+
+
+def test_solutions_belong_to_notebooks():
+    assert sorted(file.stem for file in (NOTEBOOKS / "solutions").iterdir()) == [file.stem for file in FILES]
+
+
+def test_the_notebook_comes_first_and_all_of_its_solutions_after_it(tmp_path):
+    main(tmp_path / "tested")
+    for file in FILES:
+        given, written = (nbformat.read(f, as_version=4).cells for f in (file, tmp_path / "tested" / file.name))
+        assert [cell.source for cell in written[: len(given)]] == [cell.source for cell in given]
+        assert [cell.source for cell in written[len(given) :]] == blocks(solution(file).read_text())
