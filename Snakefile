@@ -30,12 +30,32 @@ SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over 
 TABLE_1 = ["pgd_n", "pgd_t", "cw_n", "ddn_n", "aa_n", "jsma_t", "pgd_n_big", "aa_n_big"]
 DENOISERS = ["ape_gan_pp", "ape_gan_dp", "hgd_pp", "hgd_dp", "arn_pp", "arn_dp"]
 
+ADD_SUITE = ["pgd_u", "pgd_t", "cw_u", "cw_t", "ddn_u", "ddn_t", "ba_u", "ls_u"]
+ADD_TOLD = ["add_to_cw_cc", "ape_gan_to_cw_cc", "add_to_ddn_dd", "ape_gan_to_ddn_dd"]
+
 # notebook: what is made before it, as {(paper, data set): (defenses, adversarial test sets)}
 ARN, ADD = ("arn", "mnist"), ("add", "mnist")
+FASHION, CIFAR = ("add", "fashion_mnist"), ("add", "cifar10")
 NOTEBOOKS = {
     "00_start_here": {ARN: (["arn_pp"], ["pgd_n"])},
     "01_attacks": {},
     "02_evaluating_a_defense": {ARN: (["ape_gan_pp", "hgd_pp"], [])},
+    "11_add_motivation": {ADD: (["at_fgsm", "add_f"], ["fgsm_u", *ADD_SUITE, "st_u", "st_t", "sfw_u"])},
+    "12_add_training": {ADD: (["add_pp", "ape_gan_pp", "ape_gan_d_pp"], [*ADD_SUITE, "st_u", "st_t", "sfw_u"])},
+    "13_add_pixel_attacks": {
+        ADD: (["add_pp", "ape_gan_pp", "ape_gan_d_pp", "add_dd", "ape_gan_dd", "ape_gan_d_dd"], ADD_SUITE),
+        FASHION: (["add_pp", "ape_gan_pp"], ADD_SUITE),
+        CIFAR: (["add_pp", "ape_gan_pp"], ADD_SUITE),
+    },
+    "14_add_spatial_attacks": {ADD: (["add_pp", "ape_gan_pp", "add_sp"], ["st_u", "st_t", "sfw_u"])},
+    "15_add_bpda_autoattack": {
+        ADD: (["add_pp", "ape_gan_pp", "add_pp3"], ["aa_u", "aa_u_03"]), CIFAR: (["add_pp"], ["aa_u"]),
+    },
+    "16_add_extensibility": {
+        ADD: (["add_pp", "add_dd", "add_cc", *ADD_TOLD], [*ADD_SUITE, "st_u", "st_t"]),
+        CIFAR: (["add_pp", "add_cc"], ["cw_u"]),
+    },
+    "17_add_ablation": {ADD: (["add_pp"], ADD_SUITE)},
     "21_arn_motivation": {ARN: ([], ["pgd_n", "pgd_t", "aa_n", "ddn_n", "cw_n", "sta_n"])},
     "22_arn_training": {ARN: (["arn_pp", "arn_released_pp"], [])},
     "23_arn_pixel_attacks": {ARN: (DENOISERS, TABLE_1)},
