@@ -20,6 +20,7 @@ if config.get("friendly"):  # `make reproduce`: a display for people, and Snakem
 
     logger.handlers[:] = [h for h in logger.handlers if isinstance(h, logging.FileHandler)] + [Progress()]
 
+from helpers import stickers
 from helpers.pipeline import Experiment
 
 PROFILE = config.get("profile", "quick")
@@ -31,6 +32,7 @@ TABLE_1 = ["pgd_n", "pgd_t", "cw_n", "ddn_n", "aa_n", "jsma_t", "pgd_n_big", "aa
 DENOISERS = ["ape_gan_pp", "ape_gan_dp", "hgd_pp", "hgd_dp", "arn_pp", "arn_dp"]
 
 ADD_SUITE = ["pgd_u", "pgd_t", "cw_u", "cw_t", "ddn_u", "ddn_t", "ba_u", "ls_u"]
+AGAINST_STICKERS = ["rs_1", "rs_2", "rs_3", "doa_1", "doa_2", "doa_3", "doa_4"]
 ADD_TOLD = ["add_to_cw_cc", "ape_gan_to_cw_cc", "add_to_ddn_dd", "ape_gan_to_ddn_dd"]
 
 # notebook: what is made before it, as {(paper, data set): (defenses, adversarial test sets)}
@@ -47,7 +49,10 @@ NOTEBOOKS = {
         FASHION: (["add_pp", "ape_gan_pp"], ADD_SUITE),
         CIFAR: (["add_pp", "ape_gan_pp"], ADD_SUITE),
     },
-    "14_add_spatial_attacks": {ADD: (["add_pp", "ape_gan_pp", "add_sp"], ["st_u", "st_t", "sfw_u"])},
+    "14_add_spatial_attacks": {ADD: (
+        ["add_pp", "ape_gan_pp", "add_sp", "ape_gan_ap", "add_ap", "add_ap_re", *AGAINST_STICKERS],
+        ["pgd_u", "pgd_t", "st_u", "st_t", "sfw_u", *stickers.NAMES],
+    )},
     "15_add_bpda_autoattack": {
         ADD: (["add_pp", "ape_gan_pp", "add_pp3"], ["aa_u", "aa_u_03"]), CIFAR: (["add_pp"], ["aa_u"]),
     },

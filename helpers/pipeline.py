@@ -59,10 +59,11 @@ class Experiment:
     seed: int = 0
     paper: str = "arn"
     spec: profiles.DatasetSpec = field(init=False, repr=False, compare=False)
+    _profile: profiles.Profile = field(init=False, repr=False, compare=False)  # read once: it is long
 
     def __post_init__(self):
-        papers = profiles.load(self.profile).papers
-        datasets = _choose(papers, self.paper, f"paper of profile {self.profile}")
+        object.__setattr__(self, "_profile", profiles.load(self.profile))
+        datasets = _choose(self._profile.papers, self.paper, f"paper of profile {self.profile}")
         spec = _choose(datasets, self.dataset, f"data set of profile {self.profile} for paper {self.paper}")
         object.__setattr__(self, "spec", spec)
 
@@ -92,7 +93,7 @@ class Experiment:
 
     @property
     def _source(self):
-        return self.spec.source or profiles.load(self.profile).source
+        return self.spec.source or self._profile.source
 
     # Networks --------------------------------------------------------------------------------
 
@@ -240,7 +241,7 @@ class Experiment:
         settings = {
             "images": self._data_settings("train"),
             "seed": self.seed,
-            "precision": profiles.load(self.profile).precision,
+            "precision": self._profile.precision,
             "target": self._target_settings(self.spec.target) if spec.data == "pairs" else None,
             "seen": [self.adversarial_settings(a, "train") for a in seen],
             **spec.model_dump(exclude_none=True),
