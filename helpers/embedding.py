@@ -28,8 +28,13 @@ def embed(points, method, seed=0):
         return TSNE(random_state=seed).fit_transform(points)
     from umap import UMAP  # takes seconds to import
 
-    # A seed makes UMAP single-threaded; saying so spares its warning.
-    return UMAP(random_state=seed, n_jobs=1).fit_transform(points)
+    threads = torch.get_num_threads()
+    try:
+        # A seed makes UMAP single-threaded; saying so spares its warning.
+        return UMAP(random_state=seed, n_jobs=1).fit_transform(points)
+    finally:
+        # Numba, its compiler, gives the whole process all cores: torch's last digits would depend on a map.
+        torch.set_num_threads(threads)
 
 
 def separation(points, labels):

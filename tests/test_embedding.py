@@ -41,3 +41,9 @@ def test_bad_requests_name_the_remedy():
         embed(torch.rand(50, 3), "pca")
     with pytest.raises(ValueError, match=f"at most {MAX_POINTS}"):
         embed(torch.rand(MAX_POINTS + 1, 3), "tsne")
+
+
+def test_a_map_leaves_torchs_threads_alone():
+    before = torch.get_num_threads()
+    embed(torch.rand(30, 5), "umap")
+    assert torch.get_num_threads() == before
