@@ -97,7 +97,7 @@ def test_continuous_integration_calls_make_test():
 
 def snakemake(*options):
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "1", "--nolock", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_the_graph_holds_every_notebook_and_what_it_needs():
