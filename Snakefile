@@ -2,7 +2,7 @@
 
 Every adversarial set and every defense is an artifact whose file name holds a hash of all its
 settings: one that exists is right, so its date is never looked at (`ancient`), and a step that
-is run again finds it in its place (`update`).  The targets come with a package.  A notebook
+is run again finds it in its place (`update`).  Targets are ready-made, or made on the way.  A notebook
 makes whatever else it needs.  Every step renames its finished file into place, so there are no
 incomplete ones, whatever Snakemake fears after a kill.  With its own command, on a cluster say:
 
@@ -35,8 +35,10 @@ ADD_SUITE = ["pgd_u", "pgd_t", "cw_u", "cw_t", "ddn_u", "ddn_t", "ba_u", "ls_u"]
 AGAINST_STICKERS = ["rs_1", "rs_2", "rs_3", "doa_1", "doa_2", "doa_3", "doa_4"]
 ADD_TOLD = ["add_to_cw_cc", "ape_gan_to_cw_cc", "add_to_ddn_dd", "ape_gan_to_ddn_dd"]
 
+JATP_OBLIVIOUS, JATP_FULL = ["ape_gan_p", "hgd_p", "nrp"], ["ape_gan_full", "hgd_full", "nrp_full"]
+
 # notebook: what is made before it, as {(paper, data set): (defenses, adversarial test sets)}
-ARN, ADD = ("arn", "mnist"), ("add", "mnist")
+ARN, ADD, JATP = ("arn", "mnist"), ("add", "mnist"), ("jatp", "cifar10")
 FASHION, CIFAR = ("add", "fashion_mnist"), ("add", "cifar10")
 NOTEBOOKS = {
     "00_start_here": {ARN: (["arn_pp"], ["pgd_n"])},
@@ -65,6 +67,10 @@ NOTEBOOKS = {
     "22_arn_training": {ARN: (["arn_pp", "arn_released_pp"], [])},
     "23_arn_pixel_attacks": {ARN: (DENOISERS, TABLE_1)},
     "24_arn_leaked_defense": {ARN: (["ape_gan_pp", "hgd_pp", "arn_pp"], [])},
+    "31_jatp_motivation": {JATP: ([*JATP_OBLIVIOUS, *JATP_FULL], [])},
+    "32_jatp_training": {JATP: (["jatp", "jatp_prime"], [])},
+    "33_jatp_white_box": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], ["pgd", "aa"])},
+    "34_jatp_bpda_ablation_embedding": {JATP: ([*JATP_OBLIVIOUS, "jatp"], [])},
     "53_speed": {},
 }
 

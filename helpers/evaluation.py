@@ -39,7 +39,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Score:
-    """A measure of `n` images that is no share of them, such as a ROC AUC; `value` and `interval` are in percent."""
+    """A measure of `n` images that is no share of them, such as a ROC AUC or a `gain`; in percent (points)."""
 
     value: float
     interval: tuple[float, float]
@@ -54,13 +54,18 @@ def predict(model, x, batch_size=1000):
     return torch.cat([model(part).argmax(1) for part in x.split(batch_size)])
 
 
-def error_rate(model, x, y):
-    """Share of the images `x` (N,C,H,W) that `model` does not give their label; ARN's metric.
+def right(model, x, y):
+    """Which of the images `x` (N,C,H,W) `model` gives their label: bool (N,).
 
     Labels `y` may be longer than `x`: attacks that are run on fewer images use the first ones.
+    `&` of several attacks' answers: the images that withstand all of them.
     """
-    wrong = predict(model, x) != y[: len(x)]
-    return Rate(int(wrong.sum()), len(wrong))
+    return predict(model, x) == y[: len(x)]
+
+
+def error_rate(model, x, y):
+    """Share of the images `x` (N,C,H,W) that `model` does not give their label; ARN's metric.  `y` as in `right`."""
+    return _complement(accuracy(model, x, y))
 
 
 # The metrics of the other papers ------------------------------------------------------------------
@@ -68,7 +73,8 @@ def error_rate(model, x, y):
 
 def accuracy(model, x, y):
     """Share of the images `x` that `model` gives their label; ADD's Acc_u (Appendix C.2) and DIR's metric."""
-    return _complement(error_rate(model, x, y))
+    correct = right(model, x, y)
+    return Rate(int(correct.sum()), len(correct))
 
 
 def targeted_accuracy(model, x, y, targets):
@@ -79,11 +85,11 @@ def targeted_accuracy(model, x, y, targets):
     the target class costs the defense nothing, and being right about it proves nothing.
     ValueError if nothing is left.
     """
-    right = predict(model, x) == y[: len(x)]
-    free = right & (y[: len(x)] == targets[: len(x)])
+    correct = right(model, x, y)
+    free = correct & (y[: len(x)] == targets[: len(x)])
     if free.all():
         raise ValueError("every image belongs to its target class and is classified so: nothing is left to count")
-    return Rate(int((right & ~free).sum()), int((~free).sum()))
+    return Rate(int((correct & ~free).sum()), int((~free).sum()))
 
 
 def accuracy_without(model, x, y, targets):
@@ -106,6 +112,34 @@ def fooling_rate(model, natural, adversarial):
     """
     changed = predict(model, adversarial) != predict(model, natural[: len(adversarial)])
     return Rate(int(changed.sum()), len(changed))
+
+
+# The gain over the bare target -------------------------------------------------------------------
+
+
+def gain(defended, bare):
+    """What the denoiser adds to the robust accuracy of the bare target, a `Score` in percentage points.
+
+    defended, bare: bool (N,), the *same* images in the same order, True where the pipeline, or the bare
+    target, still gives the true label under its own attack (`right`).  ValueError for anything else.
+
+    The images are paired, so what counts is how many only one of the two gets right.  95 % interval of
+    Agresti & Min (2005, "Simple improved confidence intervals for comparing matched proportions"): Wald's,
+    after 1/2 is added to each of the four cells.
+    """
+    if not (defended.dtype == bare.dtype == torch.bool and defended.shape == bare.shape == (bare.numel(),)):
+        given = " and ".join(f"{answers.dtype} {tuple(answers.shape)}" for answers in (defended, bare))
+        raise ValueError(f"gain needs two bool tensors (N,) of the same images, as `right` gives them, not {given}")
+    n, won, lost = len(bare), int((defended & ~bare).sum()), int((bare & ~defended).sum())
+    centre = (won - lost) / (n + 2)
+    half = Z * sqrt((won + lost + 1) / (n + 2) - centre**2) / sqrt(n + 2)
+    return Score(100 * (won - lost) / n, (100 * max(-1.0, centre - half), 100 * min(1.0, centre + half)), n)
+
+
+def gain_verdict(score):
+    """What a `gain` says, by its interval alone: "gains", "loses", or "no difference seen" where it covers 0."""
+    low, high = score.interval
+    return "gains" if low > 0 else "loses" if high < 0 else "no difference seen"
 
 
 # The verdict -----------------------------------------------------------------------------------
@@ -173,10 +207,12 @@ class Comparison:
         ours: may be a Score for a detector's metric (DETECTION); None for a number that is only shown,
         such as other people's ("published only").  Neither goes with an adaptive number: ValueError.
         reason: why the numbers may differ, in a few words; the profile's own come first.
-        LookupError for an id not in the ledger of the lab's paper.
+        LookupError for an id not in the ledger of the lab's paper; ValueError for a number that is no rate.
         """
         paper = ledger.published(ledger_id)
         fact = self.facts.loc[ledger_id]
+        if fact.metric not in ledger.RATES:
+            raise ValueError(f"{ledger_id} ({fact.metric}) is no rate: show it with helpers.ledger.published")
         if adaptive is not None and (ours is None or fact.metric in DETECTION):
             raise ValueError(f"{ledger_id} ({fact.metric}, ours {ours}) has no adaptive number: leave {adaptive} out")
         stated = fact.threat != "unstated"
@@ -185,27 +221,27 @@ class Comparison:
         *_, defense, attack = ledger_id.split("/")
         self.rows.append(
             {
-                "id": ledger_id, "dataset": fact.dataset, "defense": defense, "attack": attack, "metric": fact.metric,
-                "paper": paper, "ours": ours, "adaptive": adaptive, "verdict": words,
-                "deviation": reason if ours is None else "; ".join(filter(None, reasons)),
+                "id": ledger_id, "dataset": fact.dataset, "target": fact.target, "defense": defense,
+                "attack": attack, "metric": fact.metric, "paper": paper, "ours": ours, "adaptive": adaptive,
+                "verdict": words, "deviation": reason if ours is None else "; ".join(filter(None, reasons)),
             }
         )  # fmt: skip
 
     def frame(self):
         """One row a published number: paper | ours (95 % interval) | adaptive | verdict | deviation; in percent.
 
-        In the paper's own metric, with a column `dataset` or `metric` if there is more than one.
+        In the paper's own metric, with a column `dataset`, `target` or `metric` if there is more than one.
         """
-        rows = [
-            {
-                "dataset": row["dataset"], "defense": row["defense"], "attack": row["attack"], "metric": row["metric"],
+        shown = [
+            row | {
                 "paper": f"{row['paper']:.1f}", "ours": _with_interval(row["ours"]),
-                "adaptive": _with_interval(row["adaptive"]), "verdict": row["verdict"], "deviation": row["deviation"],
+                "adaptive": _with_interval(row["adaptive"]),
             }
             for row in self.rows
         ]  # fmt: skip
-        frame = pd.DataFrame(rows)
-        return frame.drop(columns=[column for column in ("dataset", "metric") if frame[column].nunique() == 1])
+        frame = pd.DataFrame(shown)
+        constant = [column for column in ("dataset", "target", "metric") if frame[column].nunique() == 1]
+        return frame.drop(columns=["id", *constant])
 
     def save(self):
         """Write results/<profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path."""

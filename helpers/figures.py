@@ -18,6 +18,10 @@ LABELS = {
     "add_f": "ADD", "add_cc": "ADD$_{CC}$", "add_pp3": "ADD$_{PP}$, ε 0.3",
     "ape_gan_dd": "APE-G$_{DD}$", "ape_gan_d_pp": "APE-GAN-D$_{PP}$", "ape_gan_d_dd": "APE-GAN-D$_{DD}$",
     "ape_gan_ap": "APE-GAN", "at_fgsm": "Def-adv", "rs_1": "RS 1", "rs_2": "RS 2", "rs_3": "RS 3",
+    "pgd": "PGD", "dlr": "DLR", "aa": "AA", "fwa": "FWA", "ti_bim": "TI-BIM", "feature": "features", "restored": "restored",
+    "ape_gan_p": "APE-G", "hgd_p": "HGD", "nrp": "NRP", "ape_gan_full": "APE-G full", "hgd_full": "HGD full",
+    "nrp_full": "NRP full", "jatp": "JATP", "jatp_prime": "JATP′",
+    "standard": "Standard", "trades": "TRADES", "mma": "MMA", "mart": "MART",
     "doa_1": "DOA 1", "doa_2": "DOA 2", "doa_3": "DOA 3", "doa_4": "DOA 4",
 }  # fmt: skip
 

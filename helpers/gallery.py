@@ -67,7 +67,7 @@ def gallery(model, x, y, name, seed=0):
         made, costs = {}, {}
         for attack, entry in SUITE.items():
             shown = []
-            hook = model.register_forward_hook(lambda m, inputs, out: shown.append(len(inputs[0])))  # noqa: B023
+            hook = model.register_forward_pre_hook(lambda m, inputs: shown.append(len(inputs[0])))  # noqa: B023
             started = time.perf_counter()
             try:
                 made[attack] = _run(model, x, y, attack, entry, seed)

@@ -70,3 +70,23 @@ def mmd(codes, domains):
     # Each pair counts twice, a domain is at distance 0 from itself; the root has no slope at 0.
     between = (own[k] + own[l] - 2 * means[k, l]).clamp_min(torch.finfo(codes.dtype).eps).sqrt()
     return 2 * between.sum() / domains**2
+
+
+def boosted_cross_entropy(logits, y):
+    """BCE of each image: −log p_y − log(1 − max_{k≠y} p_k); (N,K), (N,) -> (N,).
+
+    Its second term pushes the likeliest wrong class down (Wang et al., MART, ICLR 2020; JATP, Eq. 7).
+    """
+    log_p = F.log_softmax(logits.float(), 1)
+    own = log_p.gather(1, y[:, None]).squeeze(1)
+    rival = log_p.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+    # log(1 − p_rival) as the sum over the other classes: exact even where p_rival rounds to one.
+    return -own - log_p.scatter(1, rival, -torch.inf).logsumexp(1)
+
+
+def feature_similarity(a, b):
+    """FSM of each image: mean square difference of the feature maps `a` and `b`; (N,...), (N,...) -> (N,).
+
+    JATP, Eq. 8, where it measures how *dissimilar* the features of natural and adversarial images are.
+    """
+    return (a - b).float().square().flatten(1).mean(1)

@@ -31,7 +31,14 @@ ADVERTORCH_WEIGHTS = {
 ZOO = {
     "fashion_cnn_nat": ("fashion_mnist_cnn_nat.safetensors", {"name": "fashion_cnn", "in_channels": 1}),
     "resnet18_quarter_nat": ("cifar10_resnet18_quarter_nat.safetensors", {"name": "resnet18", "width": 0.25}),
-}
+    # trained adversarially, each by another strategy
+    **{
+        f"resnet18_eighth_{strategy}": (
+            f"cifar10_resnet18_eighth_{strategy}.safetensors", {"name": "resnet18", "width": 0.125}
+        )
+        for strategy in ("at", "trades", "mart", "mma")
+    },
+}  # fmt: skip
 
 # Methods that are told how many attacks they will see.
 COUNTS_ATTACKS = ("arn", "arn_released", "add")
@@ -45,12 +52,12 @@ class Experiment:
     """One paper's experiments on one data set, under one profile and seed.
 
     profile: "quick", "standard" or "paper".  dataset: one the profile has for the paper.  seed: seeds the
-    training and every attack.  paper: "arn" or "add".  ValueError for names that do not exist,
+    training and every attack.  paper: "arn", "add" or "jatp".  ValueError for names that do not exist,
     with the choices.
 
     Names of attacks and methods are those of the profile's YAML.  A *defense* is written
-    `method_seen`, e.g. `arn_pp`, with "none" for the bare target and the method alone where it is another
-    target, such as adversarial training.  `method_seen_re`: the target is trained again, on what
+    `method_seen`, e.g. `arn_pp`, with "none" for the bare target and the method alone where it sees no attack but
+    its own (`jatp`), or is another target, such as adversarial training.  `method_seen_re`: the target is trained again, on what
     the denoiser makes of natural images (ADD-re; ADD, Section 4.2).
     """
 
@@ -97,12 +104,24 @@ class Experiment:
 
     # Networks --------------------------------------------------------------------------------
 
-    def target(self):
-        """The undefended classifier, in eval mode and frozen."""
-        return self._target(self.spec.target)
+    def target(self, name=None):
+        """An undefended classifier, in eval mode and frozen; by default the one that denoisers are trained with.
 
-    def _target(self, name):
-        return self._trained_method(name, {}) if name in self.spec.methods else load_target(name)
+        name: another one, of the profile's `targets` or `methods`.  A method that trains a target along with its
+            denoiser stands for that target.
+        """
+        name = self._target_name(name)
+        if name not in self.spec.methods:
+            return load_target(name)
+        method = self._trained_method(name, {})
+        if self.spec.methods[name].data == "labels":
+            return method
+        if getattr(method, "joint_target", None) is None:
+            raise ValueError(f"{name!r} trains no target, only a denoiser: leave the name out for the target it guards")
+        return method.joint_target
+
+    def _target_name(self, name):
+        return self.spec.targets.get(name or self.spec.target, name or self.spec.target)
 
     def denoiser(self, defense, **changes):
         """The trained denoiser of `defense` (such as "arn_pp"), in eval mode and frozen.
@@ -115,16 +134,19 @@ class Experiment:
             return nn.Identity()
         return self._trained_method(defense, changes)
 
-    def defended(self, defense, **changes):
-        """The whole pipeline of `defense`, target ∘ denoiser, on the device."""
+    def defended(self, defense, target=None, **changes):
+        """The whole pipeline of `defense`, target ∘ denoiser, on the device.
+
+        target: another one than the denoiser was trained with, as in `target`.
+        """
         if defense in self.spec.robust_targets:
-            target = self._target(self.spec.robust_targets[defense])
+            target = self.target(self.spec.robust_targets[defense])
         elif defense.endswith(RETRAINED):
             target = self._trained_method(defense, changes)
         elif defense != "none" and self._method(defense)[0].data == "labels":
             target = self._trained_method(defense, changes)
         else:
-            target = self.target()
+            target = self.target(target)
         return defenses.Defended(target, self.denoiser(defense, **changes)).eval()
 
     def history(self, defense, **changes):
@@ -152,8 +174,10 @@ class Experiment:
     def _new_method(self, defense, changes):
         spec, seen = self._method(defense)
         settings = spec.settings | (changes if not defense.endswith(RETRAINED) else {})
-        if spec.method == "hgd":
+        if spec.method in defenses.GUIDED or spec.full:
             settings = settings | {"target": self.target()}
+        if spec.full:
+            settings = settings | {"full": spec.full}
         if spec.method in COUNTS_ATTACKS:
             settings = settings | {"seen": len(seen)}
         with seeded(self.seed):
@@ -170,8 +194,8 @@ class Experiment:
             denoiser = self.denoiser(defense, **changes)
             with torch.no_grad():
                 x = torch.cat([denoiser(part) for part in x.split(CHUNK)])
-        if spec.data == "labels":
-            return {"natural": x, "label": y}
+        if spec.data != "pairs":
+            return {"natural": x, "label": y, "index": torch.arange(len(x), device=x.device)}
         batch = {"natural": x, "label": y, "adversarial": torch.stack([self.adversarial(a, "train") for a in seen], 1)}
         if spec.wanted:
             batch["wanted"] = self.adversarial(spec.wanted, "train")
@@ -179,20 +203,22 @@ class Experiment:
 
     # Adversarial sets --------------------------------------------------------------------------
 
-    def adversarial(self, attack, split="test", threat="oblivious", defense="none", **changes):
+    def adversarial(self, attack, split="test", threat="oblivious", defense="none", target=None, method=None, **changes):
         """Adversarial images for the first images of `split`, in the order of `images`.
 
         attack: a name in the profile, such as "pgd_n".
         threat: what the attacker attacks.  "oblivious": the bare target; "white_box" and "bpda":
             the pipeline of `defense`; a gray-box attack is a white-box one on a substitute's.
+        target: another one than the denoiser was trained with, as in `target`.
+        method: settings of the defense's method to be changed, as in `denoiser`, e.g. `{"without": ["nor"]}`.
         changes: settings of the attack to be changed, e.g. `eps=0.4`.
         Targeted attacks aim at `targets()`.  -> (n,C,H,W) on the device; n is the attack's `test`
         in the profile, else the profile's `test` (oblivious) or `adaptive_test`.
         """
-        settings = self.adversarial_settings(attack, split, threat, defense, **changes)
+        settings = self.adversarial_settings(attack, split, threat, defense, target, method, **changes)
 
         def build(checkpoint):
-            victim = self._victim(threat, defense)
+            victim = self._victim(threat, defense, target, method)
             x, y = self.images(split, settings["n"])
             y = self.targets(split)[: len(x)] if settings["targeted"] else y
             more = dict(settings["settings"])
@@ -213,17 +239,17 @@ class Experiment:
         """Target labels of the targeted attacks, never the true one; (N,) on the device."""
         return random_targets(self.images(split)[1], len(data.DATASETS[self.dataset].classes), self.seed)
 
-    def _victim(self, threat, defense):
+    def _victim(self, threat, defense, target, method):
         if threat == "oblivious":
-            return threats.oblivious(self.defended("none"))
+            return threats.oblivious(self.defended("none", target))
         makers = {"white_box": threats.white_box, "bpda": threats.bpda}
-        return _choose(makers, threat, "threat model")(self.defended(defense))
+        return _choose(makers, threat, "threat model")(self.defended(defense, target, **(method or {})))
 
     # Settings: what the artifacts are keyed by, and where they lie -------------------------------
 
-    def adversarial_path(self, attack, split="test", threat="oblivious", defense="none", **changes):
+    def adversarial_path(self, attack, split="test", threat="oblivious", defense="none", target=None, **changes):
         """File of the artifact that `adversarial` makes or loads."""
-        settings = self.adversarial_settings(attack, split, threat, defense, **changes)
+        settings = self.adversarial_settings(attack, split, threat, defense, target, **changes)
         return artifacts.path(self._adversarial_kind(attack, split, threat, defense), settings)
 
     def defense_path(self, defense, **changes):
@@ -236,39 +262,42 @@ class Experiment:
     def defense_settings(self, defense, **changes):
         """Everything that determines a defense; a name alone where nothing is trained."""
         if defense == "none" or defense in self.spec.robust_targets:
-            return {"target": self._target_settings(self.spec.robust_targets.get(defense, self.spec.target))}
+            return {"target": self._target_settings(self.spec.robust_targets.get(defense))}
         spec, seen = self._method(defense)
         settings = {
             "images": self._data_settings("train"),
             "seed": self.seed,
             "precision": self._profile.precision,
-            "target": self._target_settings(self.spec.target) if spec.data == "pairs" else None,
+            "target": None if spec.data == "labels" else self._target_settings(),
             "seen": [self.adversarial_settings(a, "train") for a in seen],
             **spec.model_dump(exclude_none=True),
             "settings": spec.settings | changes,
         }
         if spec.start == "target":
-            settings["target"] = self._target_settings(self.spec.target)
+            settings["target"] = self._target_settings()
         if spec.wanted:
             settings["wanted"] = self.adversarial_settings(spec.wanted, "train")
         if defense.endswith(RETRAINED):
             settings["restored_by"] = self.defense_settings(defense.removesuffix(RETRAINED), **changes)
         return settings
 
-    def _target_settings(self, name):
+    def _target_settings(self, name=None):
+        name = self._target_name(name)
         return self.defense_settings(name) if name in self.spec.methods else name
 
-    def adversarial_settings(self, attack, split="test", threat="oblivious", defense="none", **changes):
+    def adversarial_settings(
+        self, attack, split="test", threat="oblivious", defense="none", target=None, method=None, **changes
+    ):
         """Everything that determines an adversarial set."""
         spec = _choose(self.spec.attacks, attack, f"attack of profile {self.profile}")
         n = None
         if split == "test":
             n = spec.test or (self.spec.test if threat == "oblivious" else self.spec.adaptive_test)
-        victim = {"target": self._target_settings(self.spec.target)}
+        victim = {"target": self._target_settings(target)}
         if "mask" in spec.settings:
             victim |= {"stickers": stickers.origin(data.DATASETS[self.dataset].shape[-1])}
         if threat != "oblivious":
-            victim |= {"threat": threat, "defense": self.defense_settings(defense)}
+            victim |= {"threat": threat, "defense": self.defense_settings(defense, **(method or {}))}
         return {
             "data": self._data_settings(split), "n": n, "seed": self.seed, "victim": victim,
             "attack": spec.attack, "targeted": spec.targeted, "settings": spec.settings | changes,
@@ -288,7 +317,7 @@ class Experiment:
             return _choose(self.spec.methods, "retrained", f"method of profile {self.profile}"), ()
         if defense in self.spec.methods:
             spec = self.spec.methods[defense]
-            if spec.data == "labels":
+            if spec.data != "pairs":
                 return spec, ()
         name, _, seen = defense.rpartition("_")
         spec = _choose(self.spec.methods, name, f"method of profile {self.profile} in defense {defense!r}")

@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, multinomial
 from torch import nn
 
-from helpers import evaluation, profiles
+from helpers import evaluation, ledger, profiles
 from helpers.evaluation import (
     Comparison,
     Rate,
@@ -17,7 +18,10 @@ from helpers.evaluation import (
     detector_verdict,
     error_rate,
     fooling_rate,
+    gain,
+    gain_verdict,
     predict,
+    right,
     targeted_accuracy,
     verdict,
 )
@@ -49,6 +53,12 @@ def test_error_rate_uses_the_first_labels_of_a_longer_list():
 def test_predictions_do_not_depend_on_the_batch_size():
     x = bars([0, 3, 1, 2, 2, 1, 3])
     assert predict(Brightest(), x, batch_size=3).tolist() == [0, 3, 1, 2, 2, 1, 3]
+
+
+def test_answers_to_several_attacks_tell_which_images_withstand_all():
+    labels = torch.tensor([0, 1, 2])
+    first, second = (right(Brightest(), bars(seen), labels) for seen in ([0, 1, 3], [0, 2, 2]))
+    assert (first & second).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("count, n", [(0, 50), (1, 100), (37, 100), (500, 500)])
@@ -116,6 +126,81 @@ def test_a_protocol_the_paper_does_not_state_is_not_comparable():
     assert [row["verdict"] for row in table.rows] == ["not comparable", "as claimed"]
 
 
+# --- the gain over the bare target -------------------------------------------------------------------
+
+
+def answers(won, lost, n):
+    """Of n images, `won` right with the defense alone and `lost` right without it alone: (defended, bare)."""
+    defended, bare = torch.zeros(2, n, dtype=torch.bool)
+    defended[:won] = True
+    bare[won : won + lost] = True
+    return defended, bare
+
+
+def test_the_gains_interval_covers_the_true_gain():
+    """Exactly, for 50 images: over all outcomes, each weighted by its probability."""
+    n = 50
+    outcomes = np.array([(won, lost, n - won - lost) for won in range(n + 1) for lost in range(n + 1 - won)])
+    low, high = np.array([gain(*answers(won, lost, n)).interval for won, lost, _ in outcomes]).T / 100
+    for won, lost in [(0.05, 0.02), (0.1, 0.1), (0.3, 0.1), (0.02, 0.3), (0.4, 0.4)]:
+        weights = multinomial.pmf(outcomes, n, [won, lost, 1 - won - lost])
+        coverage = weights[(low <= won - lost) & (won - lost <= high)].sum()
+        # Agresti & Min: close to 95 %, erring above it, all the more where few pairs differ
+        assert 0.94 <= coverage <= 0.99, (won, lost)
+
+
+def test_the_gain_is_in_points_and_lies_in_its_interval():
+    score = gain(*answers(9, 4, 100))
+    assert score.value == pytest.approx(5) and score.n == 100
+    assert score.interval[0] < score.value < score.interval[1]
+
+
+def test_swapping_defense_and_target_turns_the_gain_round():
+    defended, bare = answers(9, 4, 100)
+    there, back = gain(defended, bare), gain(bare, defended)
+    assert back.value == -there.value
+    assert back.interval == pytest.approx([-bound for bound in reversed(there.interval)])
+
+
+def test_equal_answers_are_no_gain_and_no_certainty_either():
+    right_or_wrong = torch.rand(100) < 0.5
+    score = gain(right_or_wrong, right_or_wrong.clone())
+    assert score.value == 0 and score.interval[0] == -score.interval[1] < 0
+
+
+def test_the_order_of_the_images_is_what_the_gain_rests_on():
+    defended, bare = torch.arange(200) < 110, torch.arange(200) < 100
+    paired, shuffled = gain(defended, bare), gain(defended, bare.flip(0))
+    assert paired.value == shuffled.value == 5
+    assert (gain_verdict(paired), gain_verdict(shuffled)) == ("gains", "no difference seen")
+
+
+def test_a_gain_stays_within_100_points():
+    assert gain(*answers(3, 0, 3)).interval[1] == 100 and gain(*answers(0, 3, 3)).interval[0] == -100
+
+
+@pytest.mark.parametrize(
+    "defended, bare",
+    [
+        (torch.ones(3).bool(), torch.ones(4).bool()),
+        (torch.ones(3), torch.ones(3).bool()),
+        (torch.ones(3).bool(), torch.ones(3)),
+        (torch.ones(2, 3).bool(), torch.ones(2, 3).bool()),
+    ],
+)
+def test_a_gain_needs_the_same_images_judged_right_or_wrong(defended, bare):
+    with pytest.raises(ValueError, match=r"two bool tensors \(N,\).*not torch"):
+        gain(defended, bare)
+
+
+@pytest.mark.parametrize(
+    "interval, words",
+    [((0.1, 9), "gains"), ((-9, -0.1), "loses"), ((-1, 9), "no difference seen"), ((0, 9), "no difference seen")],
+)
+def test_the_gains_verdict_is_that_of_its_interval(interval, words):
+    assert gain_verdict(Score(4.0, interval, 100)) == words
+
+
 # --- a paper that reports accuracies, a detector's numbers and other people's --------------------------
 
 
@@ -153,6 +238,27 @@ def test_the_metric_is_a_column_only_where_a_table_has_several():
     assert list(table.frame()) == ["defense", "attack", "paper", "ours", "adaptive", "verdict", "deviation"]
     table.add("add/t2/mnist/add/st_t", Rate(890, 1000))
     assert table.frame()["metric"].tolist() == ["accuracy", "targeted_accuracy"]
+
+
+def test_the_target_is_a_column_only_where_a_table_has_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    table = add_comparison()
+    table.add("add/t5/mnist/ours_eps0.3/aa", Rate(890, 1000))
+    assert "target" not in table.frame()
+    table.add("add/t5/mnist/crown/aa", None)
+    assert table.frame()["target"].tolist() == ["lenet5", "unstated"]
+    saved = json.loads((tmp_path / table.save()).read_text())["rows"]
+    assert [row["target"] for row in saved] == ["lenet5", "unstated"]
+
+
+@pytest.mark.parametrize("id, paper", [
+    ("jatp/s2.3/restored/l1_distance", "jatp"), ("arn/s4.2/lenet/arn/pgd_n-bpda-reduction", "arn"),
+])  # fmt: skip
+def test_a_number_that_is_no_rate_does_not_enter_the_table(id, paper):
+    table = add_comparison()
+    table.facts = ledger.load(paper).set_index("id")
+    with pytest.raises(ValueError, match=f"{id} .*is no rate"):
+        table.add(id, Rate(1, 2))
 
 
 def test_a_score_is_shown_and_saved_like_a_rate_and_only_compared(tmp_path, monkeypatch):

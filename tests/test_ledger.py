@@ -29,6 +29,11 @@ def add():
     return ledger.load("add").set_index("id")
 
 
+@pytest.fixture(scope="module")
+def jatp():
+    return ledger.load("jatp").set_index("id")
+
+
 def column(rows, place, target, attack):
     """One column of a printed table: value by 'defense_seen'."""
     chosen = rows[(rows.place == place) & (rows.target == target) & (rows.attack == attack)]
@@ -44,7 +49,7 @@ def test_a_good_row_is_read_with_its_numbers_as_floats(tmp_path):
 
 @pytest.mark.parametrize("name, bad", [
     ("id", "arn/t1/lenet/arn_pp/pgd_n"), ("paper", "arn"), ("dataset", "minst"), ("target", "lenet"),
-    ("defense", "ARN"), ("seen", "pd"), ("attack", "pgd"), ("threat", "black_box"), ("metric", "error"),
+    ("defense", "ARN"), ("seen", "pd"), ("attack", "pdg"), ("threat", "black_box"), ("metric", "error"),
     ("eps", "0.3x"), ("eps", "1/0"), ("eps", "0"), ("pm", "-1"), ("pm", "?"),
     ("value", ""), ("value", "nan"), ("value", "1,85"), ("value", "-0.1"), ("value", "100.1"),
 ])
@@ -75,6 +80,11 @@ def test_a_reduction_must_be_a_number(tmp_path):
 def test_an_id_may_occur_only_once(tmp_path):
     with pytest.raises(ValueError, match="column id.*an earlier row has it"):
         ledger.read(write(tmp_path, GOOD, GOOD))
+
+
+def test_a_distance_has_its_own_unit(tmp_path):
+    row, = ledger.read(write(tmp_path, GOOD | {"metric": "l1_distance", "value": "3072"}))
+    assert row["value"] == 3072
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "targeted_accuracy", "roc_auc", "precision"])
@@ -304,3 +314,78 @@ def test_add_restores_better_than_ape_gan_although_the_wanted_image_is_adversari
     for seen in ("cw", "ddn"):
         for kind in ("reconstructed", "restored"):
             assert add.value[f"add/t7/{seen}/add/{kind}"] > add.value[f"add/t7/{seen}/ape_gan/{kind}"]
+
+
+# --- JATP: the tables are complete ---
+
+def test_jatp_has_every_number_of_tables_1_and_2_and_the_two_distances(jatp):
+    assert jatp.place.value_counts().to_dict() == {
+        "table 1": 5 * 6,      # defenses x columns
+        "table 2": 3 * 6 * 4,  # targets x defenses x columns
+        "section 2.3": 2,
+    }
+
+
+def test_jatp_an_id_of_a_table_says_target_defense_and_attack(jatp):
+    rows = jatp[jatp.place.str.startswith("table")]
+    tail = rows.target + "/" + rows.defense + "/" + rows.attack
+    assert list(rows.index) == list("jatp/t" + rows.place.str[-1] + "/" + tail)
+
+
+def test_jatp_table_1_alone_prints_deviations(jatp):
+    assert (jatp.pm.notna() == (jatp.place == "table 1")).all()
+
+
+def test_jatp_every_attack_is_white_box_and_fwa_alone_has_no_eps(jatp):
+    attacked = jatp[jatp.place.str.startswith("table") & (jatp.attack != "natural")]
+    assert set(attacked.threat) == {"white_box"}
+    assert set(attacked[attacked.attack == "fwa"].eps) == {""}
+    assert set(attacked[attacked.attack != "fwa"].eps) == {"8/255"}
+
+
+# --- JATP: what the paper claims in words, and where its tables say otherwise ---
+
+JATP_TARGETS = ["trades", "standard", "mma", "mart"]
+
+
+def accuracies(rows, target):
+    """What JATP prints for one target: defenses x columns."""
+    return rows[rows.target == target].pivot(index="defense", columns="attack", values="value")
+
+
+@pytest.mark.parametrize("target", JATP_TARGETS)
+def test_jatp_is_the_best_denoiser_that_leaves_its_target_alone(jatp, target):
+    denoisers = accuracies(jatp, target).drop(index=["none", "jatp_prime"], errors="ignore")
+    assert (denoisers.idxmax() == "jatp").all()
+
+
+@pytest.mark.parametrize("target", JATP_TARGETS)
+def test_jatp_is_below_the_bare_target_under_every_attack_but_ti_bim(jatp, target):
+    rows = accuracies(jatp, target)
+    gain = rows.loc["jatp"] - rows.loc["none"]
+    assert set(gain.index[gain > 0]) == set(rows.columns) & {"natural", "ti_bim"}
+
+
+@pytest.mark.parametrize("target, above", [
+    ("standard", {"natural", "pgd", "fwa"}), ("mma", set()), ("mart", {"dlr", "fwa"}),
+])
+def test_jatp_prime_is_above_the_bare_target_in_five_cells_of_twelve(jatp, target, above):
+    rows = accuracies(jatp, target)
+    gain = rows.loc["jatp_prime"] - rows.loc["none"]
+    assert set(gain.index[gain > 0]) == above
+
+
+@pytest.mark.parametrize("target", ["standard", "mma", "mart"])
+def test_jatp_prime_improves_on_jatp_under_every_attack_and_loses_on_natural_images(jatp, target):
+    rows = accuracies(jatp, target)
+    gain = rows.loc["jatp_prime"] - rows.loc["jatp"]
+    assert gain.natural < 0 < gain.drop("natural").min()
+
+
+def test_jatp_autoattack_is_the_weaker_attack_for_hgd_alone(jatp):
+    rows = accuracies(jatp, "trades")
+    assert list(rows.index[rows.aa > rows[["pgd", "dlr"]].min(axis=1)]) == ["hgd"]
+
+
+def test_jatp_restored_examples_are_farther_away_than_adversarial_ones(jatp):
+    assert jatp.value["jatp/s2.3/restored/l1_distance"] > jatp.value["jatp/s2.3/adversarial/l1_distance"]

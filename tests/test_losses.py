@@ -90,3 +90,23 @@ def test_gradient_penalty_of_a_unit_slope_is_zero():
     real, fake = torch.rand(2, 4, 1, 3, 3)
     penalty = losses.gradient_penalty(lambda x: x.flatten(1).sum(1), real, fake)
     assert penalty.item() == pytest.approx(0, abs=1e-10)
+
+
+def test_boosted_cross_entropy_is_the_formula():
+    logits, y = torch.randn(6, 5), torch.arange(6) % 5
+    p = logits.softmax(1).double()
+    wrong = [max(p[i, k] for k in range(5) if k != y[i]) for i in range(6)]
+    wanted = [-(p[i, y[i]].log() + (1 - wrong[i]).log()) for i in range(6)]
+    assert losses.boosted_cross_entropy(logits, y) == pytest.approx(torch.stack(wanted).numpy(), rel=1e-5)
+
+
+def test_boosted_cross_entropy_grows_on_where_the_probability_of_a_wrong_class_rounds_to_one():
+    logits = torch.tensor([[0.0, 200.0, -5.0], [0.0, 400.0, -5.0]])
+    loss = losses.boosted_cross_entropy(logits, torch.tensor([0, 0]))
+    assert loss == pytest.approx([400, 800], rel=1e-4)  # each of its two terms is the margin
+
+
+def test_feature_similarity_is_the_mean_square_difference_of_each_image():
+    a, b = torch.randn(2, 3, 4, 5, 5)
+    wanted = [np.square(a[i].numpy() - b[i].numpy()).mean() for i in range(3)]
+    assert losses.feature_similarity(a, b) == pytest.approx(wanted, rel=1e-5)

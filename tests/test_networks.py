@@ -7,7 +7,7 @@ from helpers.attacks.advertorch import library
 from helpers.networks import NETWORKS, build
 
 CLASSIFIERS = ["lenet5", "resnet18", "resnet110"]
-DENOISERS = ["ape_gan_generator", "hgd_unet"]
+DENOISERS = ["ape_gan_generator", "hgd_unet", "nrp_purifier"]
 SMALL = {"fashion_cnn": 28, "svhn_cnn": 32, "lisa_cnn": 32}  # made for images of one side
 SIDED = ["encoder", "generator", "image_discriminator", "ape_gan_discriminator"]  # take image_size
 

@@ -55,6 +55,23 @@ papers:
         further: {method: classifier, data: labels, start: target, epochs: 1, batch_size: 10, settings: {network: lenet5, width: 0.2, learning_rate: 1.0e-9}}
         add: {method: add, epochs: 1, batch_size: 10, settings: {width: 0.03}}
         add_other: {method: add, epochs: 1, batch_size: 10, wanted: pgd_u, settings: {width: 0.03}}
+  jatp:
+    mnist:
+      train: 20
+      test: 30
+      adaptive_test: 10
+      target: trades
+      targets: {trades: lenet5_adv}
+      seen: {p: [pgd]}
+      attacks:
+        pgd: {attack: pgd, settings: {eps: 0.3, steps: 3}}
+      methods:
+        mart: {method: mart, data: labels, epochs: 1, batch_size: 10, settings: {width: 0.2, attack_settings: {eps: 0.3, steps: 1}}}
+        mma: {method: mma, data: labels, epochs: 1, batch_size: 10, settings: {width: 0.2, images: 20, steps: 1, search_steps: 1}}
+        hgd: {method: hgd, epochs: 1, batch_size: 10, settings: {width: 0.05}}
+        hgd_full: {method: hgd, data: natural, full: {eps: 0.3, steps: 2}, epochs: 1, batch_size: 10, settings: {width: 0.05}}
+        jatp: &jatp {method: jatp, data: natural, epochs: 1, batch_size: 10, settings: &small {width: 0.05, blocks: 1, steps: 1, in_channels: 1, layer: conv2}}
+        jatp_prime: {<<: *jatp, settings: {<<: *small, joint: true}}
 """
 
 
@@ -362,3 +379,67 @@ def test_an_unknown_name_is_an_error_with_the_choices_and_leaves_nothing(mini, t
     with pytest.raises(ValueError, match=message):
         ask(mini())
     assert not any("arn" in name for name in written(tmp_path))
+
+
+# Several targets, and denoisers that make their own adversarial examples (JATP) --------------------------
+
+
+def test_a_denoiser_is_put_before_another_target(mini):
+    lab = mini(paper="jatp")
+    x, _ = lab.images("test", 5)
+    ready, trained = lab.defended("jatp"), lab.defended("jatp", target="mart")
+    assert torch.equal(ready.target(x), load_target("lenet5_adv")(x))
+    assert not torch.equal(ready.target(x), trained.target(x))
+    assert torch.equal(ready.denoiser(x), trained.denoiser(x))
+    assert torch.equal(lab.defended("none", target="mart")(x), trained.target(x))
+
+
+def test_attacks_on_different_targets_are_different_artifacts(mini):
+    lab = mini(paper="jatp")
+    for settings in ({}, {"threat": "white_box", "defense": "jatp"}):
+        one, other = (lab.adversarial("pgd", target=target, **settings) for target in (None, "mart"))
+        assert torch.equal(one, lab.adversarial("pgd", target="trades", **settings))  # by its name
+        assert not torch.equal(one, other)
+
+
+def test_an_attack_on_a_changed_method_meets_that_method(mini):
+    lab = mini(paper="jatp")
+    x, y = lab.images("test", 10)
+    changed = lab.adversarial("pgd", threat="white_box", defense="jatp", method={"without": ["pix"]})
+    wanted = ATTACKS["pgd"](lab.defended("jatp", without=["pix"]), x, y, eps=0.3, steps=3, seed=0)
+    assert torch.equal(changed, wanted)
+    assert not torch.equal(changed, lab.adversarial("pgd", threat="white_box", defense="jatp"))
+
+
+def test_the_target_that_was_trained_along_is_to_be_had(mini):
+    lab = mini(paper="jatp")
+    x, _ = lab.images("test", 5)
+    own = lab.defended("jatp_prime", target="jatp_prime")
+    assert not torch.equal(own.target(x), lab.target()(x))
+    assert torch.equal(own.denoiser(x), lab.denoiser("jatp_prime")(x))
+    with pytest.raises(ValueError, match="'jatp' trains no target, only a denoiser"):
+        lab.target("jatp")
+
+
+def test_full_and_oblivious_training_are_told_apart(mini):
+    lab = mini(paper="jatp")
+    x, _ = lab.images("test", 5)
+    assert lab.seen("hgd_p") == ["pgd"] and lab.seen("hgd_full") == ()
+    assert not torch.equal(lab.denoiser("hgd_p")(x), lab.denoiser("hgd_full")(x))
+    history = lab.history("hgd_full")
+    assert list(history[0]) == ["guided"]
+
+
+@pytest.mark.parametrize("name", ["mart", "mma"])
+def test_targets_are_trained_with_what_they_need(mini, name):
+    lab = mini(paper="jatp")
+    x, _ = lab.images("test", 5)
+    assert lab.target(name)(x).shape == (5, 10)
+
+
+def test_what_guides_a_denoiser_is_part_of_its_key(mini):
+    def other(content):
+        content["papers"]["jatp"]["mnist"]["targets"]["trades"] = "lenet5_clean"
+
+    paths = [mini(change, paper="jatp").defense_path("jatp") for change in (lambda content: None, other)]
+    assert paths[0] != paths[1]

@@ -11,7 +11,8 @@ from helpers.defenses import DEFENSES
 from helpers.pipeline import ADVERTORCH_WEIGHTS, ZOO
 
 
-CLASSIFIERS = ("classifier", "adversarial_training", "smoothing")
+CLASSIFIERS = ("classifier", "adversarial_training", "trades", "mart", "mma", "smoothing")
+TARGETS = {"standard", "trades", "mart", "mma"}  # of JATP: ready-made in one profile, trained in another
 
 
 def experiments(profile):
@@ -42,7 +43,9 @@ def test_a_shipped_profile_is_about_data_and_targets_that_exist(name):
     for _, dataset, spec in experiments(name):
         assert dataset in data.DATASETS
         trained = {name for name, method in spec.methods.items() if method.data == "labels"}
-        assert {spec.target, *spec.robust_targets.values()} <= set(ADVERTORCH_WEIGHTS) | set(ZOO) | trained
+        ready = set(ADVERTORCH_WEIGHTS) | set(ZOO)
+        assert set(spec.targets.values()) <= ready and not set(spec.targets) & set(spec.methods)
+        assert {spec.target, *spec.robust_targets.values()} <= ready | set(spec.targets) | trained
         for attacks in spec.seen.values():
             assert set(attacks) <= set(spec.attacks)
         if (spec.source or profile.source) == "sample":
@@ -62,12 +65,18 @@ def test_each_attack_exists_and_takes_its_settings(spec):
 def test_each_method_exists_and_takes_its_settings(spec):
     inspect.signature(DEFENSES[spec.method]).bind(**spec.settings)
     assert (spec.data == "labels") == (spec.method in CLASSIFIERS)
+    assert (spec.data == "natural") == (spec.full is not None or spec.method in ("nrp", "jatp"))
+    if spec.full is not None:
+        inspect.signature(ATTACKS["pgd"]).bind("model", "x", "y", targeted=False, **spec.full)
 
 
 @pytest.mark.parametrize("name", profiles.NAMES)
 def test_the_letter_after_an_attack_says_whether_it_is_targeted(name):
-    """ARN writes n for untargeted attacks and names them as the library here does; ADD writes u."""
+    """ARN writes n for untargeted attacks and names them as the library here does; ADD writes u; JATP has no others."""
     for paper, _, spec in experiments(name):
+        if paper == "jatp":
+            assert not any(attack.targeted for attack in spec.attacks.values())
+            continue
         for attack, settings in spec.attacks.items():
             if settings.attack == "rp2":  # named after their masks
                 continue
@@ -81,6 +90,7 @@ def test_a_notebook_written_for_quick_finds_its_names_in_every_profile():
         for paper, dataset, spec in experiments(profile):
             # a target's name is the profile's own affair
             kinds = {"attack": spec.attacks, "seen": spec.seen, "method": set(spec.methods) - {spec.target}}
+            kinds["target"] = {*spec.targets, *(TARGETS & set(spec.methods))}
             yield from ((paper, dataset, kind, name) for kind, found in kinds.items() for name in found)
 
     for profile in profiles.NAMES:
@@ -120,7 +130,7 @@ def first_attack(content):
     (lambda c: c["papers"]["arn"]["mnist"].update(test=0), ["papers.arn.mnist.test", "greater than 0"]),
     (lambda c: c["papers"]["arn"]["mnist"].update(train="all"), ["papers.arn.mnist.train", "all"]),
     (lambda c: first_attack(c).update(epsilon=0.3), ["papers.arn.mnist.attacks.pgd_n.epsilon", "not permitted"]),
-    (lambda c: c["papers"]["arn"]["mnist"]["methods"]["arn"].update(data="triples"), ["'pairs' or 'labels'", "triples"]),
+    (lambda c: c["papers"]["arn"]["mnist"]["methods"]["arn"].update(data="triples"), ["'pairs', 'natural' or 'labels'", "triples"]),
 ])
 def test_a_bad_value_is_an_error_with_file_place_and_value(tmp_path, change, parts):
     file = written(tmp_path, change)

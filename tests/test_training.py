@@ -127,8 +127,13 @@ def test_bf16_computes_in_bfloat16_and_updates_in_float32():
 @pytest.mark.parametrize("name", list(defenses.DEFENSES))
 def test_every_method_trains_in_bf16(name, lenet):
     attack = {"attack_settings": {"eps": 0.3, "steps": 2}}
-    settings = {"hgd": {"target": lenet}, "adversarial_training": attack}.get(name, {})
-    method, data = defenses.build(name, width=0.03, **settings), pairs() | {"label": torch.arange(10)}
+    guided = {"target": lenet, "in_channels": 1, "blocks": 1, "layer": "conv2"}
+    settings = {
+        "hgd": {"target": lenet}, "nrp": guided, "jatp": guided, "adversarial_training": attack,
+        "trades": attack, "mart": attack, "mma": {"steps": 2, "images": 10},
+    }.get(name, {})  # fmt: skip
+    method = defenses.build(name, width=0.03, **settings)
+    data = pairs() | {"label": torch.arange(10), "index": torch.arange(10)}
     (losses,) = fit(method, data, epochs=1, batch_size=5, seed=0, precision="bf16")
     assert all(torch.tensor(loss).isfinite() for loss in losses.values())
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())

@@ -84,8 +84,8 @@ def _passes_shown(model, name):
     """A bar that counts the model's forward passes, for all attacks alike: libraries' have no other window."""
     silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
     with tqdm(desc=name, unit=" passes", delay=PATIENCE, leave=False, disable=silent) as bar:
-        # (A hook's own result would replace the model's, and `update` has one.)
-        hook = model.register_forward_hook(lambda *_: bar.update() and None)
+        # Before the pass, as one may end early.  (A hook's own result would replace the inputs, and `update` has one.)
+        hook = model.register_forward_pre_hook(lambda *_: bar.update() and None)
         try:
             yield
         finally:

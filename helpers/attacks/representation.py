@@ -3,6 +3,7 @@
 import torch
 
 from helpers.attacks.pgd import LOSSES, ascend, cross_entropy, in_format_of
+from helpers.networks.features import features_only
 
 
 def feature_pgd(model, x, y, *, targeted, layer, eps, distance="l2", **settings):
@@ -19,24 +20,13 @@ def feature_pgd(model, x, y, *, targeted, layer, eps, distance="l2", **settings)
         raise ValueError("feature_pgd needs its random start: at the natural image the distance has no gradient")
     if distance not in DISTANCES:
         raise ValueError(f"distance is one of {sorted(DISTANCES)}, got {distance!r}")
-    modules = dict(model.named_modules())
-    if layer not in modules or not layer:
-        names = ", ".join(name for name in modules if name)
-        raise ValueError(f"the model has no layer {layer!r}; it has {names or 'none'}")
-    seen = []
-    hook = modules[layer].register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
-
-    def features(images):
-        seen.clear()
-        model(images)
-        return seen[-1].flatten(1)
-
-    try:
+    with features_only(model, layer) as see:
         with torch.no_grad():
-            natural = features(x)
-        return ascend(lambda x_adv: DISTANCES[distance](features(x_adv), natural).sum(), in_format_of(model, x), eps=eps, **settings)
-    finally:
-        hook.remove()
+            natural = see(x).flatten(1)
+        return ascend(
+            lambda x_adv: DISTANCES[distance](see(x_adv).flatten(1), natural).sum(),
+            in_format_of(model, x), eps=eps, **settings,
+        )  # fmt: skip
 
 
 DISTANCES = {

@@ -7,8 +7,14 @@ from helpers.defenses.adversarial_training import AdversarialTraining
 from helpers.defenses.ape_gan import ApeGan
 from helpers.defenses.arn import ARN, ReleasedARN
 from helpers.defenses.classifier import Classifier
+from helpers.defenses.full import FullAdversarial
 from helpers.defenses.hgd import HGD
+from helpers.defenses.jatp import JATP
+from helpers.defenses.mart import Mart
+from helpers.defenses.mma import Mma
+from helpers.defenses.nrp import NRP
 from helpers.defenses.smoothing import Smoothed
+from helpers.defenses.trades import Trades
 
 DEFENSES = {
     "ape_gan": ApeGan,
@@ -16,23 +22,35 @@ DEFENSES = {
     "arn": ARN,
     "arn_released": ReleasedARN,
     "add": ADD,
+    "nrp": NRP,
+    "jatp": JATP,
     "classifier": Classifier,
     "adversarial_training": AdversarialTraining,
+    "trades": Trades,
+    "mart": Mart,
+    "mma": Mma,
     "smoothing": Smoothed,
 }
 
 
-def build(name, **settings):
+# Denoisers that a target guides in training.
+GUIDED = ("hgd", "nrp", "jatp")
+
+
+def build(name, target=None, full=None, **settings):
     """A freshly initialised method, ready for `helpers.training.fit`.
 
     Denoisers map images (N,C,H,W) in [0,1] to restored images of the same shape;
-    `classifier`, `adversarial_training` and `smoothing` are classifiers instead, which learn from
-    `natural` and `label` alone.  `settings` are those of the class.
+    `classifier`, `adversarial_training`, `trades`, `mart`, `mma` and `smoothing` are classifiers instead,
+    which learn from `natural` and `label` alone (`mma` also needs each image's `index`).  `settings` are those of the class.
+    target: the classifier that guides the training of a denoiser (GUIDED), or that is attacked along with it (`full`).
+    full: train a denoiser on full adversarial examples, `FullAdversarial`; settings of that attack.
     Raises ValueError for an unknown name.
     """
     if name not in DEFENSES:
         raise ValueError(f"unknown defense {name!r}; choose one of {', '.join(DEFENSES)}")
-    return DEFENSES[name](**settings)
+    method = DEFENSES[name](**({"target": target} if name in GUIDED else {}), **settings)
+    return method if full is None else FullAdversarial(method, target, **full)
 
 
 class Defended(nn.Module):

@@ -22,7 +22,8 @@ class AdversarialTraining(Classifier):
         the attack's own defaults for others.
     with_natural: learn from natural and adversarial examples, half each, as where ADD speaks of *augmenting*
         the training data; Madry et al. and Wu et al. learn from adversarial ones alone.
-    network, width, in_channels, num_classes, learning_rate: as in `Classifier`.
+    network, width, learning_rate, augment, and so on: as in `Classifier`.  Cropped and mirrored images are
+        attacked, not the other way round.
     Raises ValueError for an unknown attack, or settings that it does not take.
 
     A training step costs as many passes as the attack makes, and one more.  On 32×32 images ROA (30 steps,
@@ -39,15 +40,12 @@ class AdversarialTraining(Classifier):
         self.attack, self.draws = ATTACKS[attack].__wrapped__, draws(attack)
         default = MADRY if attack == "pgd" else {}
         self.attack_settings = default if attack_settings is None else attack_settings
-        try:
-            inspect.signature(self.attack).bind("model", "x", "y", targeted=False, **self.attack_settings)
-        except TypeError as error:
-            raise ValueError(f"attack_settings of {attack}: {error}") from None
+        check_settings(self.attack, self.attack_settings)
         self.with_natural = with_natural
 
     def training_step(self, batch, optimizers):
         """min_θ max_x̃ CE(f(x̃), y) (Madry et al., Eq. 2.1); `natural` (B,C,S,S), `label` (B,)."""
-        x, y = batch["natural"], batch["label"]
+        x, y = self.images(batch), batch["label"]
         # A fresh random start in each step, drawn from the generator that the epoch has seeded.
         seed = {"seed": int(torch.randint(2**31, ()))} if self.draws else {}
         with attackable(self.network):
@@ -58,3 +56,11 @@ class AdversarialTraining(Classifier):
         risks = {name: F.cross_entropy(part, y) for name, part in zip(parts, logits, strict=True)}
         self.descend(sum(risks.values()) / len(risks), optimizers)
         return {name: risk.detach() for name, risk in risks.items()}
+
+
+def check_settings(attack, settings):
+    """ValueError unless the attack function takes `settings`: before a training that could not make a step."""
+    try:
+        inspect.signature(attack).bind("model", "x", "y", targeted=False, **settings)
+    except TypeError as error:
+        raise ValueError(f"attack_settings of {attack.__name__}: {error}") from None

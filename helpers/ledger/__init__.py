@@ -6,9 +6,11 @@
     dataset, target, defense, seen, attack, threat, metric
                names from VOCABULARY; an empty name means "does not apply" or, for `seen`, "not stated"
     eps        l-infinity budget as printed, pixels in [0, 1]: 0.3, 8/255; empty for any other attack
-    value      the number as printed, in percent
+    value      the number as printed, in percent; an l1_distance in whatever unit the paper means
     pm         the printed plus-minus, in percent; empty where the paper prints none
     note       doubts about the reading and settings without a column: substitute=hgd; iterations=40
+
+Numbers that are no RATES have no verdict: helpers.evaluation.Comparison does not take them.
 """
 import csv
 import difflib
@@ -21,25 +23,29 @@ FOLDER = Path(__file__).parent
 COLUMNS = ["id", "paper", "place", "dataset", "target", "defense", "seen", "attack", "threat",
            "eps", "metric", "value", "pm", "note"]
 
-# These lie between 0 and 100; a reduction compares two rates and may be any number.
+# These lie between 0 and 100.  A reduction, which compares two rates, and a distance may be any number.
 RATES = {"error_rate", "success_rate", "fooling_rate", "accuracy", "targeted_accuracy",
          "roc_auc", "precision", "recall"}
 
 # Attacks are named as in their paper.  _n (ARN) and _u (ADD) untargeted, _t targeted, _big with the raised budget;
-# sta is ADD's st, fwa its sfw; ap1 to ap4 are RP2's adversarial patches.
+# sta is ADD's st, fwa its sfw; ap1 to ap4 are RP2's adversarial patches.  JATP's, all untargeted, have no ending.
 VOCABULARY = {
     "dataset": {"mnist", "fashion_mnist", "cifar10", "svhn", "lisa"},
-    "target": {"lenet5", "fashion_cnn", "resnet110", "wrn28_20", "vgg19", "svhn_cnn", "lisa_cnn", "unstated"},
+    "target": {"lenet5", "fashion_cnn", "resnet110", "wrn28_20", "vgg19", "svhn_cnn", "lisa_cnn", "unstated",
+               "standard", "trades", "mma", "mart"},  # JATP's ResNet-18, by its adversarial training
     "defense": {"none", "at_pgd", "doa_7x7", "doa_9x5", "ape_gan", "hgd", "arn", "add", "add_s",
-                "crown", "ibp", "fast", "unlabeled", "hydra"},  # the last five: other papers' networks
+                "crown", "ibp", "fast", "unlabeled", "hydra",  # these five: other papers' networks
+                "nrp", "jatp", "jatp_prime", "unstated"},  # jatp_prime: its target was trained along with it
     "seen": {"pp", "dp", "ps", "ap",  # PGD untargeted with PGD targeted, DDN, ST untargeted; ap1 with ap2
-             "dd", "cc", "sp", ""},  # DDN and CW, each untargeted with targeted; ST untargeted with PGD targeted
+             "dd", "cc", "sp",  # DDN and CW, each untargeted with targeted; ST untargeted with PGD targeted
+             "pgd", "ssp", "feature", ""},  # in JATP: PGD; NRP's self-supervised perturbation; Eq. 5
     "attack": {"natural", "pgd_n", "pgd_t", "pgd_n_big", "aa_n", "aa_n_big", "cw_n", "cw_t", "ddn_n", "ddn_t",
                "jsma_t", "sta_n", "sta_t", "fwa_n", "fwa_n_big", "ap1", "ap2", "ap3", "ap4", "unstated",
-               "pgd_u", "cw_u", "ba_u", "ls_u", "ddn_u", "st_u", "st_t", "sfw_u", "aa"},
+               "pgd_u", "cw_u", "ba_u", "ls_u", "ddn_u", "st_u", "st_t", "sfw_u", "aa",
+               "pgd", "dlr", "fwa", "ti_bim"},
     # ADD does not say what its attacks hit: "oblivious" follows from Appendix A, "knowledge of the target model".
     "threat": {"oblivious", "gray_box", "white_box", "bpda", "unstated", ""},  # empty: natural examples
-    "metric": RATES | {"reduction"},
+    "metric": RATES | {"reduction", "l1_distance"},
 }
 
 
@@ -55,7 +61,7 @@ def load(paper=None):
 
 
 def published(id):
-    """The number, in percent, that the paper prints in the row `id`."""
+    """The number that the paper prints in the row `id`: in percent, but for an l1_distance."""
     values = {row["id"]: row["value"] for path in FOLDER.glob("*.csv") for row in read(path)}
     if id not in values:
         closest = difflib.get_close_matches(id, values, n=3, cutoff=0)

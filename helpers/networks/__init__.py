@@ -6,6 +6,7 @@ from helpers.networks.ape_gan import ApeGanDiscriminator, ApeGanGenerator
 from helpers.networks.arn import AttackDiscriminator, Encoder, Generator, ImageDiscriminator
 from helpers.networks.hgd import DenoisingUNet
 from helpers.networks.lenet import LeNet5
+from helpers.networks.nrp import NRPDiscriminator, NRPPurifier
 from helpers.networks.resnet import resnet18, resnet110
 from helpers.networks.small_cnns import fashion_cnn, lisa_cnn, svhn_cnn
 
@@ -23,6 +24,8 @@ NETWORKS = {
     "ape_gan_generator": ApeGanGenerator,
     "ape_gan_discriminator": ApeGanDiscriminator,
     "hgd_unet": DenoisingUNet,
+    "nrp_purifier": NRPPurifier,
+    "nrp_discriminator": NRPDiscriminator,
 }
 
 

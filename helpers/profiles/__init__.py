@@ -27,7 +27,9 @@ class AttackSpec(_Strict):
 class MethodSpec(_Strict):
     """One defense: key of `helpers.defenses.DEFENSES`, its settings, and its training budget.
 
-    data: "pairs" (natural and seen adversarial examples: a denoiser) or "labels" (natural images: a classifier).
+    data: "pairs" (natural and seen adversarial examples: a denoiser), "natural" (natural images: a denoiser that makes
+        adversarial examples of its own in training) or "labels" (natural images: a classifier).
+    full: settings of the PGD on the whole pipeline that a denoiser is trained on (JATP, Eq. 3); goes with "natural".
     start: "target" lets a classifier begin with the target's weights.
     wanted: the attack whose examples a denoiser shall generate instead of natural ones (ADD, Appendix G.3).
     """
@@ -35,7 +37,8 @@ class MethodSpec(_Strict):
     method: str
     epochs: PositiveInt
     batch_size: PositiveInt
-    data: Literal["pairs", "labels"] = "pairs"
+    data: Literal["pairs", "natural", "labels"] = "pairs"
+    full: dict | None = None
     start: Literal["target"] | None = None
     wanted: str | None = None
     settings: dict = Field(default_factory=dict)
@@ -45,7 +48,8 @@ class DatasetSpec(_Strict):
     """All experiments of one paper on one data set.
 
     train, test: number of images (None: all).  adaptive_test: number of test images under the
-    slow attacks on whole pipelines.  target: the undefended classifier, ready-made or one of `methods`.
+    slow attacks on whole pipelines.  target: the undefended classifier, ready-made or one of `targets` or `methods`.
+    targets: ready-made classifiers under names of the experiment's own.
     robust_targets: defenses that are nothing but another, ready-made target.  seen: the attacks that the
     ending of a denoiser's name stands for.  source: where the profile's does not hold.
     """
@@ -54,6 +58,7 @@ class DatasetSpec(_Strict):
     test: PositiveInt | None
     adaptive_test: PositiveInt | None
     target: str
+    targets: dict[str, str] = Field(default_factory=dict)
     robust_targets: dict[str, str] = Field(default_factory=dict)
     source: Literal["sample", "full"] | None = None
     seen: dict[str, list[str]]

@@ -1,0 +1,57 @@
+"""What a hidden layer of a network says of an image."""
+
+from contextlib import contextmanager
+
+
+@contextmanager
+def features_at(model, layer):
+    """Yield `see(images) -> (logits, features)`: one pass of `model`, and what its submodule `layer` gave in it.
+
+    layer: a name of `model.named_modules()`, such as "blocks.2.conv2"; ValueError with the names if there is none.
+    features: (N,...), the layer's output, through which gradients flow.
+    """
+    outputs = []
+
+    def see(images):
+        outputs.clear()
+        logits = model(images)
+        return logits, outputs[-1]
+
+    # A copy: a ReLU that works in place may follow.
+    hook = _layer(model, layer).register_forward_hook(lambda module, inputs, output: outputs.append(output.clone()))
+    try:
+        yield see
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def features_only(model, layer):
+    """Yield `see(images) -> features`, as `features_at`, by passes that end at the layer: the rest is not computed."""
+
+    def stop(module, inputs, output):
+        raise _Reached(output)
+
+    def see(images):
+        try:
+            model(images)
+        except _Reached as reached:
+            return reached.args[0]
+
+    hook = _layer(model, layer).register_forward_hook(stop)
+    try:
+        yield see
+    finally:
+        hook.remove()
+
+
+class _Reached(Exception):
+    """Carries the output of the layer that has been reached."""
+
+
+def _layer(model, name):
+    modules = dict(model.named_modules())
+    if name not in modules or not name:
+        names = ", ".join(name for name in modules if name)
+        raise ValueError(f"the model has no layer {name!r}; it has {names or 'none'}")
+    return modules[name]
