@@ -67,10 +67,10 @@ NOTEBOOKS = {
     "22_arn_training": {ARN: (["arn_pp", "arn_released_pp"], [])},
     "23_arn_pixel_attacks": {ARN: (DENOISERS, TABLE_1)},
     "24_arn_leaked_defense": {ARN: (["ape_gan_pp", "hgd_pp", "arn_pp"], [])},
-    "31_jatp_motivation": {JATP: ([*JATP_OBLIVIOUS, *JATP_FULL], [])},
-    "32_jatp_training": {JATP: (["jatp", "jatp_prime"], [])},
-    "33_jatp_white_box": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], ["pgd", "aa"])},
-    "34_jatp_bpda_ablation_embedding": {JATP: ([*JATP_OBLIVIOUS, "jatp"], [])},
+    "31_jatp_motivation": {JATP: ([*JATP_OBLIVIOUS, *JATP_FULL], ["pgd", "aa"])},
+    "32_jatp_training": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], ["pgd", "aa"])},
+    "33_jatp_white_box": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], [])},
+    "34_jatp_bpda_ablation_embedding": {JATP: ([*JATP_OBLIVIOUS, "jatp"], ["pgd"])},
     "53_speed": {},
 }
 
