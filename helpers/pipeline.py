@@ -115,7 +115,7 @@ class Experiment:
             return load_target(name)
         method = self._trained_method(name, {})
         if self.spec.methods[name].data == "labels":
-            return method
+            return method.deployed
         if getattr(method, "joint_target", None) is None:
             raise ValueError(f"{name!r} trains no target, only a denoiser: leave the name out for the target it guards")
         return method.joint_target

@@ -11,6 +11,7 @@ import torch
 
 from helpers import ROOT, artifacts
 from helpers.artifacts import ArtifactError
+from helpers.pipeline import Experiment
 
 SETTINGS = {"attack": "pgd", "settings": {"eps": 0.3, "steps": 40}, "seed": 0, "without": ["nor"]}
 
@@ -211,3 +212,27 @@ def test_write_atomically_keeps_the_old_file_when_writing_fails(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         artifacts.write_atomically(file, fails)
     assert file.read_text() == "old" and list(tmp_path.glob("*kept*")) + list(tmp_path.glob(".kept*")) == [file]
+
+
+def test_what_ships_is_taken_instead_of_made_and_made_anew_without_it(tmp_path, monkeypatch):
+    shipped = artifacts.make("toy", SETTINGS, build).path
+    monkeypatch.setattr(artifacts, "SHIPPED", shipped.parent)
+    monkeypatch.setenv("ARTIFACT_DIR", str(tmp_path / "new"))
+
+    taken = artifacts.make("toy", SETTINGS, forbidden)
+    assert taken.path.parent == tmp_path / "new" and taken.info == artifacts.load(shipped).info
+    with pytest.raises(AssertionError, match="made again"):
+        artifacts.make("toy", SETTINGS | {"seed": 7}, forbidden)
+
+
+@pytest.mark.parametrize("file", sorted(artifacts.SHIPPED.glob("*.safetensors")), ids=lambda file: file.stem)
+def test_every_shipped_artifact_has_the_key_of_its_settings(file):
+    """Else it would never be found: what it was made for has changed, and it has to be made again."""
+    shipped = artifacts.load(file)
+    assert artifacts.key(shipped.info["settings"]) == file.stem.rsplit("-", 1)[-1]
+
+
+def test_the_shipped_denoisers_are_those_of_the_quick_profile():
+    lab = Experiment("quick", "cifar10", 0, paper="jatp")
+    defenses = ["ape_gan_p", "hgd_p", "nrp", "ape_gan_full", "hgd_full", "nrp_full", "jatp", "jatp_prime"]
+    assert {lab.defense_path(d).name for d in defenses} <= {file.name for file in artifacts.SHIPPED.iterdir()}

@@ -431,10 +431,17 @@ def test_full_and_oblivious_training_are_told_apart(mini):
 
 
 @pytest.mark.parametrize("name", ["mart", "mma"])
-def test_targets_are_trained_with_what_they_need(mini, name):
+def test_trained_targets_have_the_layers_of_ready_made_ones(mini, name):
     lab = mini(paper="jatp")
     x, _ = lab.images("test", 5)
     assert lab.target(name)(x).shape == (5, 10)
+    assert dict(lab.target(name).named_modules()).keys() == dict(lab.target().named_modules()).keys()
+
+
+def test_a_denoiser_is_guided_by_a_layer_of_a_trained_target(mini):
+    lab = mini(lambda content: content["papers"]["jatp"]["mnist"].update(target="mart"), paper="jatp")
+    x, _ = lab.images("test", 5)
+    assert lab.defended("jatp")(x).shape == (5, 10)
 
 
 def test_what_guides_a_denoiser_is_part_of_its_key(mini):

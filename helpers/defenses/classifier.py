@@ -42,6 +42,11 @@ class Classifier(nn.Module):
     def forward(self, x):
         return self.network(x)
 
+    @property
+    def deployed(self):
+        """What is used as a target once it is trained: here the network alone, with the names of its layers."""
+        return self.network
+
     def optimizers(self):
         make = OPTIMIZERS[self.optimizer]
         return {"network": make(self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay)}

@@ -31,6 +31,11 @@ class Smoothed(Classifier):
     def forward(self, x):
         return self.noisy(x) if self.training else eot(self.noisy, self.samples)(x)
 
+    @property
+    def deployed(self):
+        """The whole of it: the network is only its base classifier."""
+        return self
+
     def noisy(self, x):
         """Logits f(x + σε), ε ~ N(0,I)."""
         return self.network(x + self.sigma * torch.randn_like(x))
