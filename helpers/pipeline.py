@@ -137,8 +137,12 @@ class Experiment:
     def defended(self, defense, target=None, **changes):
         """The whole pipeline of `defense`, target ∘ denoiser, on the device.
 
-        target: another one than the denoiser was trained with, as in `target`.
+        target: another one than the denoiser was trained with, as in `target`; ValueError for a defense that is
+            a target itself.
         """
+        own = defense in self.spec.robust_targets or defense.endswith(RETRAINED)
+        if target and (own or defense != "none" and self._method(defense)[0].data == "labels"):
+            raise ValueError(f"{defense!r} is a target of its own and cannot be put before {target!r}: leave `target` out")
         if defense in self.spec.robust_targets:
             target = self.target(self.spec.robust_targets[defense])
         elif defense.endswith(RETRAINED):

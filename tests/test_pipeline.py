@@ -450,3 +450,8 @@ def test_what_guides_a_denoiser_is_part_of_its_key(mini):
 
     paths = [mini(change, paper="jatp").defense_path("jatp") for change in (lambda content: None, other)]
     assert paths[0] != paths[1]
+
+
+def test_a_defense_that_is_a_target_itself_is_put_before_no_other(mini):
+    with pytest.raises(ValueError, match="'mart' is a target of its own and cannot be put before 'trades'"):
+        mini(paper="jatp").defended("mart", target="trades")
