@@ -1,6 +1,6 @@
 """What does a training step take beside the forward and backward passes that it cannot do without?
 
-    python benchmarks/training.py [--methods jatp trades mart at] [--precision fp32 bf16] [--full]
+    python benchmarks/training.py [--methods jatp dir trades mart at] [--precision fp32 bf16] [--full]
                                   [--threads 1] [--repeats 7] [--json OUT]
 
 A method's whole `training_step` (augmentation, attack, losses, update) against its floor: plain loops over the bare
@@ -30,13 +30,14 @@ sys.path.insert(0, str(ROOT))
 
 from helpers import data, device, networks
 from helpers.defenses.adversarial_training import AdversarialTraining
+from helpers.defenses.dir import DIR
 from helpers.defenses.jatp import JATP
 from helpers.defenses.mart import Mart
 from helpers.defenses.trades import INNER, Trades
 
-SIZES = {  # of the target; of JATP's denoiser; images in a batch
-    "slim": ({"width": 0.25}, {"width": 0.125, "blocks": 1}, 50),
-    "full": ({"width": 1.0}, {"width": 1.0, "blocks": 3}, 128),
+SIZES = {  # of the target; of JATP's denoiser, of DIR's; images in a batch
+    "slim": ({"width": 0.25}, {"width": 0.125, "blocks": 1}, {"width": 0.25, "patch": 4, "encoder": 2, "decoder": 1}, 50),
+    "full": ({"width": 1.0}, {"width": 1.0, "blocks": 3}, {}, 128),
 }
 STEPS = INNER["steps"]
 RATE = 1e-6  # time does not go by it, and weights that repeated steps on one batch drive to infinity show nothing
@@ -78,6 +79,26 @@ def up_to_layer(target, x):
     return block.conv2(F.relu(block.bn1(block.conv1(x)))).mean((2, 3))
 
 
+def dir_(sizes, x, y):
+    """The attack on the pipeline, both masks in a pass; the game on the target; an update through both: (method, {floor: run})."""
+    target = networks.build("resnet18", **sizes[0]).to(x.device).eval().requires_grad_(False)
+    method = DIR(target, steps=STEPS, learning_rate=RATE, **sizes[2]).to(x.device).train()
+    trained = copy.deepcopy(method)
+    frozen, optimizer = copy.deepcopy(method.denoiser).requires_grad_(False), trained.optimizers()["sgd"]
+    visible = frozen.masks(x)
+
+    def run():
+        floor(lambda images: target(frozen(images, visible)), x, y, STEPS)
+        with torch.no_grad():
+            target(x)
+        floor(target, x, y, STEPS)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(target(torch.cat([trained.denoiser(x, visible), x])), torch.cat([y, y])).backward()
+        optimizer.step()
+
+    return method, {"bare passes": run}
+
+
 def classifier(make, settings, before, updates, sizes, x, y):
     """A method that trains the attacked network itself, each update's batch in a pass of its own."""
     network = {"network": "resnet18", "in_channels": 3, "optimizer": "sgd", "learning_rate": RATE, "augment": True}
@@ -91,6 +112,7 @@ def classifier(make, settings, before, updates, sizes, x, y):
 
 METHODS = {
     "jatp": jatp,
+    "dir": dir_,
     "trades": partial(classifier, Trades, {}, 1, 2),  # the natural logits; a pass for x and one for x̃
     "mart": partial(classifier, Mart, {}, 0, 2),
     "at": partial(classifier, AdversarialTraining, {}, 0, 1),
@@ -111,7 +133,7 @@ def on(precision, run):
 
 def bench(name, sizes, precisions, repeats):
     """Print a method's lines of the table; -> them as dicts."""
-    x, y = (t.to(device()) for t in data.load("cifar10", "train", n=sizes[2]))
+    x, y = (t.to(device()) for t in data.load("cifar10", "train", n=sizes[3]))
     x = x.contiguous(memory_format=torch.channels_last)
     method, floors = METHODS[name](sizes, x, y)
     step = partial(method.training_step, {"natural": x, "label": y}, method.optimizers())

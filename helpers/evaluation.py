@@ -8,10 +8,13 @@ from math import sqrt
 import pandas as pd
 import torch
 
-from helpers import ROOT, artifacts, ledger, profiles
+from helpers import ROOT, artifacts, ledger, profiles, seeded
 
 # 97.5th percentile of the standard normal distribution: two-sided 95 % intervals.
 Z = 1.959964
+
+# A stochastic defense is judged by random numbers that no attacker has seen: theirs start from small seeds.
+SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,7 @@ class Rate:
     @property
     def interval(self):
         """Wilson's 95 % confidence interval (low, high), in percent; fair near 0 and 100 too."""
-        p, n = self.count / self.n, self.n
-        centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-        return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+        return _wilson(self.count / self.n, self.n)
 
     def __str__(self):
         return f"{self.value:.1f}"
@@ -39,7 +39,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Score:
-    """A measure of `n` images that is no share of them, such as a ROC AUC or a `gain`; in percent (points)."""
+    """A measure of `n` images that is no share of them, a ROC AUC, `gain` or `mean_accuracy`; in percent (points)."""
 
     value: float
     interval: tuple[float, float]
@@ -48,10 +48,18 @@ class Score:
     __str__ = Rate.__str__
 
 
-@torch.no_grad()
+def _wilson(p, n):
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
 def predict(model, x, batch_size=1000):
-    """Predicted labels (N,) of images `x` (N,C,H,W), the model as it is (put it in eval mode)."""
-    return torch.cat([model(part).argmax(1) for part in x.split(batch_size)])
+    """Predicted labels (N,) of images `x` (N,C,H,W), the model as it is (put it in eval mode).
+
+    Of a stochastic model the first of its `passes`, so that a second call says the same.
+    """
+    return passes(model, x, 1, batch_size=batch_size)[0]
 
 
 def right(model, x, y):
@@ -66,6 +74,50 @@ def right(model, x, y):
 def error_rate(model, x, y):
     """Share of the images `x` (N,C,H,W) that `model` does not give their label; ARN's metric.  `y` as in `right`."""
     return _complement(accuracy(model, x, y))
+
+
+# Stochastic defenses -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def passes(model, x, draws, seed=SEED, batch_size=1000):
+    """Labels that `draws` passes of a stochastic model give the images `x` (N,C,H,W): (draws, N) int64.
+
+    seed: of torch's global generators, from which the model draws; not one that an attacker has used.
+    Fewer than one draw is a ValueError.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    parts = x.split(batch_size)
+    with seeded(seed):
+        return torch.stack([torch.cat([model(part).argmax(1) for part in parts]) for _ in range(draws)])
+
+
+def mean_accuracy(passes, y):
+    """The accuracy to be expected of one pass: the mean over `passes` (draws, N); a Score.  `y` as in `right`.
+
+    The images are what is sampled.  95 % interval: Wilson's for the mean of each image's share of right passes, with
+    Kish's effective number of images (1965, "Survey Sampling"): as many as it takes for right-or-wrong answers to
+    vary as little as these shares do.  It is that of a Rate if all passes agree.
+    """
+    draws, n = passes.shape
+    shares = (passes == y[:n]).double().mean(0)
+    p, spread = shares.mean().item(), shares.var(correction=0).item()
+    # Independent passes over independent images would vary 1/draws as much as single answers; less is chance.
+    design = max(spread / (p * (1 - p)), 1 / draws) if 0 < p < 1 else 1.0
+    return Score(100 * p, _wilson(p, n / design), n)
+
+
+def worst_accuracy(passes, y):
+    """Share of the images that each of the `passes` (draws, N) gets right: an attacker may try again."""
+    correct = (passes == y[: passes.shape[1]]).all(0)
+    return Rate(int(correct.sum()), len(correct))
+
+
+def vote_accuracy(passes, y):
+    """Share of the images that most of the `passes` (draws, N) get right; of tied labels the smallest counts."""
+    correct = passes.mode(0).values == y[: passes.shape[1]]
+    return Rate(int(correct.sum()), len(correct))
 
 
 # The metrics of the other papers ------------------------------------------------------------------
@@ -156,9 +208,9 @@ DETECTION = {"roc_auc", "precision", "recall"}
 def verdict(paper, ours, adaptive=None, comparable=True):
     """What the numbers say, in words; error rates in percent, lower is better for the defense.
 
-    paper: float.  ours: Rate under the paper's protocol.  adaptive: Rate under an adaptive
-    attack, or None if the table's attack has no adaptive form.  comparable: False where ours may
-    not be held against the paper's (the quick profile, or a protocol the paper does not state).
+    paper: float.  ours: Rate (or Score) under the paper's protocol.  adaptive: the same under an
+    adaptive attack, or None if the table's attack has no adaptive form.  comparable: False where ours
+    may not be held against the paper's (the quick profile, or a protocol the paper does not state).
 
     First: "as claimed", "worse than claimed" or "better than claimed", by more than MARGIN
     points beyond the interval; else "not comparable".  Second, of the adaptive attack:
@@ -202,10 +254,10 @@ class Comparison:
         self.rows = []
 
     def add(self, ledger_id, ours, adaptive=None, reason=""):
-        """Set `ours` (and `adaptive`), each a Rate, beside the published number `ledger_id`, in the paper's metric.
+        """Set `ours` (and `adaptive`), Rates or Scores in the paper's metric, beside the published `ledger_id`.
 
-        ours: may be a Score for a detector's metric (DETECTION); None for a number that is only shown,
-        such as other people's ("published only").  Neither goes with an adaptive number: ValueError.
+        ours: None for a number that is only shown, such as other people's ("published only").  Neither that nor a
+        detector's metric (DETECTION) goes with an adaptive number: ValueError.
         reason: why the numbers may differ, in a few words; the profile's own come first.
         LookupError for an id not in the ledger of the lab's paper; ValueError for a number that is no rate.
         """
@@ -270,7 +322,11 @@ def _words(metric, paper, ours, adaptive, comparable):
 
 
 def _complement(rate):
-    return Rate(rate.n - rate.count, rate.n)
+    """100 % less a Rate or a Score: of an accuracy the error that goes with it."""
+    if isinstance(rate, Rate):
+        return Rate(rate.n - rate.count, rate.n)
+    low, high = rate.interval
+    return Score(100 - rate.value, (100 - high, 100 - low), rate.n)
 
 
 def _with_interval(rate):

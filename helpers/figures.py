@@ -21,6 +21,7 @@ LABELS = {
     "pgd": "PGD", "dlr": "DLR", "aa": "AA", "fwa": "FWA", "ti_bim": "TI-BIM", "feature": "features", "restored": "restored",
     "ape_gan_p": "APE-G", "hgd_p": "HGD", "nrp": "NRP", "ape_gan_full": "APE-G full", "hgd_full": "HGD full",
     "nrp_full": "NRP full", "jatp": "JATP", "jatp_prime": "JATP′",
+    "mi": "MI", "vni": "VNI", "dir": "DIR",
     "standard": "Standard", "trades": "TRADES", "mma": "MMA", "mart": "MART",
     "doa_1": "DOA 1", "doa_2": "DOA 2", "doa_3": "DOA 3", "doa_4": "DOA 4",
 }  # fmt: skip

@@ -13,11 +13,11 @@ import torch
 from jinja2 import Template
 from torch.nn import functional as F
 
-from helpers import seeded, threats
+from helpers import threats
 from helpers.artifacts import write_atomically
 from helpers.attacks import ATTACKS, attackable
 from helpers.attacks.advertorch import num_classes
-from helpers.evaluation import Rate, predict
+from helpers.evaluation import Rate, passes
 
 MARGIN = 5.0  # points by which an attacker who knows less must not beat one who knows more
 DRAWS = 5  # passes over the images by which a stochastic defense is judged
@@ -211,9 +211,9 @@ def _judge(defended, y, threat, attack, make, seed):
     x_adv = make()
     seconds = time.perf_counter() - started
     # Judged by random numbers the attacker has not seen.
-    with seeded(seed + 1), attackable(defended):
-        passes = torch.stack([predict(defended, x_adv) for _ in range(DRAWS)])
-    wrong, outvoted, n = passes != y, passes.mode(0).values != y, len(y)
+    with attackable(defended):
+        answers = passes(defended, x_adv, DRAWS, seed + 1)
+    wrong, outvoted, n = answers != y, answers.mode(0).values != y, len(y)
     return Rung(
         threat, attack, Rate(round(wrong.float().mean(0).sum().item()), n), Rate(int(wrong.any(0).sum()), n),
         Rate(int(outvoted.sum()), n), outvoted, seconds,

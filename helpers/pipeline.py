@@ -6,6 +6,7 @@ Each is an artifact keyed by all its settings, those of what it was made from in
 a notebook can ask for anything in any order, and nothing is made twice.
 """
 
+import inspect
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +53,7 @@ class Experiment:
     """One paper's experiments on one data set, under one profile and seed.
 
     profile: "quick", "standard" or "paper".  dataset: one the profile has for the paper.  seed: seeds the
-    training and every attack.  paper: "arn", "add" or "jatp".  ValueError for names that do not exist,
+    training and every attack.  paper: "arn", "add", "jatp" or "dir".  ValueError for names that do not exist,
     with the choices.
 
     Names of attacks and methods are those of the profile's YAML.  A *defense* is written
@@ -120,6 +121,12 @@ class Experiment:
             raise ValueError(f"{name!r} trains no target, only a denoiser: leave the name out for the target it guards")
         return method.joint_target
 
+    def _own_target(self, defense):
+        """Name of the target that the denoiser of `defense` is trained with; None for the data set's."""
+        if defense == "none" or defense in self.spec.robust_targets:
+            return None
+        return self._method(defense)[0].target
+
     def _target_name(self, name):
         return self.spec.targets.get(name or self.spec.target, name or self.spec.target)
 
@@ -130,9 +137,11 @@ class Experiment:
         Defenses that are another target, "none" among them, leave images alone.
         """
         defense = defense.removesuffix(RETRAINED)
-        if defense == "none" or defense in self.spec.robust_targets or self._method(defense)[0].data == "labels":
+        if defense == "none" or defense in self.spec.robust_targets:
             return nn.Identity()
-        return self._trained_method(defense, changes)
+        method = self._trained_method(defense, changes)
+        # A classifier may be trained behind a denoiser of its own (ME-Net).
+        return getattr(method, "denoiser", nn.Identity()) if self._method(defense)[0].data == "labels" else method
 
     def defended(self, defense, target=None, **changes):
         """The whole pipeline of `defense`, target ∘ denoiser, on the device.
@@ -148,9 +157,9 @@ class Experiment:
         elif defense.endswith(RETRAINED):
             target = self._trained_method(defense, changes)
         elif defense != "none" and self._method(defense)[0].data == "labels":
-            target = self._trained_method(defense, changes)
+            target = self._trained_method(defense, changes).deployed
         else:
-            target = self.target(target)
+            target = self.target(target or self._own_target(defense))
         return defenses.Defended(target, self.denoiser(defense, **changes)).eval()
 
     def history(self, defense, **changes):
@@ -179,17 +188,25 @@ class Experiment:
         spec, seen = self._method(defense)
         settings = spec.settings | (changes if not defense.endswith(RETRAINED) else {})
         if spec.method in defenses.GUIDED or spec.full:
-            settings = settings | {"target": self.target()}
+            settings = settings | {"target": self.target(spec.target)}
         if spec.full:
             settings = settings | {"full": spec.full}
         if spec.method in COUNTS_ATTACKS:
             settings = settings | {"seen": len(seen)}
         with seeded(self.seed):
             method = defenses.build(spec.method, **settings)
-        if spec.start == "target":
-            target = self.target()
+        if spec.start:
+            target = self.target(None if spec.start == "target" else spec.start)
             method.network.load_state_dict(getattr(target, "network", target).state_dict())
+        if spec.pretrained:
+            pretrained = self._trained_method(spec.pretrained, self._of_the_denoiser(spec, changes))
+            method.denoiser.load_state_dict(pretrained.denoiser.state_dict())
         return method
+
+    def _of_the_denoiser(self, spec, changes):
+        """Those of `changes` that a method hands on to its denoiser, which its pre-training has to share."""
+        own = inspect.signature(defenses.DEFENSES[spec.method]).parameters
+        return {name: value for name, value in changes.items() if name not in own}
 
     def _training_data(self, defense, changes):
         spec, seen = self._method(defense)
@@ -200,7 +217,8 @@ class Experiment:
                 x = torch.cat([denoiser(part) for part in x.split(CHUNK)])
         if spec.data != "pairs":
             return {"natural": x, "label": y, "index": torch.arange(len(x), device=x.device)}
-        batch = {"natural": x, "label": y, "adversarial": torch.stack([self.adversarial(a, "train") for a in seen], 1)}
+        seen_examples = [self.adversarial(a, "train", target=spec.target) for a in seen]
+        batch = {"natural": x, "label": y, "adversarial": torch.stack(seen_examples, 1)}
         if spec.wanted:
             batch["wanted"] = self.adversarial(spec.wanted, "train")
         return batch
@@ -211,8 +229,8 @@ class Experiment:
         """Adversarial images for the first images of `split`, in the order of `images`.
 
         attack: a name in the profile, such as "pgd_n".
-        threat: what the attacker attacks.  "oblivious": the bare target; "white_box" and "bpda":
-            the pipeline of `defense`; a gray-box attack is a white-box one on a substitute's.
+        threat: what the attacker attacks.  "oblivious": the bare target; "white_box", "bpda" and the others of
+            `helpers.threats.by_name`: the pipeline of `defense`; a gray-box attack is a white-box one on a substitute's.
         target: another one than the denoiser was trained with, as in `target`.
         method: settings of the defense's method to be changed, as in `denoiser`, e.g. `{"without": ["nor"]}`.
         changes: settings of the attack to be changed, e.g. `eps=0.4`.
@@ -246,8 +264,7 @@ class Experiment:
     def _victim(self, threat, defense, target, method):
         if threat == "oblivious":
             return threats.oblivious(self.defended("none", target))
-        makers = {"white_box": threats.white_box, "bpda": threats.bpda}
-        return _choose(makers, threat, "threat model")(self.defended(defense, target, **(method or {})))
+        return threats.by_name(threat, self.defended(defense, target, **(method or {})))
 
     # Settings: what the artifacts are keyed by, and where they lie -------------------------------
 
@@ -272,13 +289,15 @@ class Experiment:
             "images": self._data_settings("train"),
             "seed": self.seed,
             "precision": self._profile.precision,
-            "target": None if spec.data == "labels" else self._target_settings(),
-            "seen": [self.adversarial_settings(a, "train") for a in seen],
-            **spec.model_dump(exclude_none=True),
+            "target": None if spec.data == "labels" else self._target_settings(spec.target),
+            "seen": [self.adversarial_settings(a, "train", target=spec.target) for a in seen],
+            **spec.model_dump(exclude_none=True, exclude={"target"}),
             "settings": spec.settings | changes,
         }
-        if spec.start == "target":
-            settings["target"] = self._target_settings()
+        if spec.start:
+            settings["target"] = self._target_settings(None if spec.start == "target" else spec.start)
+        if spec.pretrained:
+            settings["pretrained"] = self.defense_settings(spec.pretrained, **self._of_the_denoiser(spec, changes))
         if spec.wanted:
             settings["wanted"] = self.adversarial_settings(spec.wanted, "train")
         if defense.endswith(RETRAINED):
@@ -297,7 +316,7 @@ class Experiment:
         n = None
         if split == "test":
             n = spec.test or (self.spec.test if threat == "oblivious" else self.spec.adaptive_test)
-        victim = {"target": self._target_settings(target)}
+        victim = {"target": self._target_settings(target or (None if threat == "oblivious" else self._own_target(defense)))}
         if "mask" in spec.settings:
             victim |= {"stickers": stickers.origin(data.DATASETS[self.dataset].shape[-1])}
         if threat != "oblivious":
@@ -368,7 +387,7 @@ def _main():
     parser.add_argument("kind", choices=("adversarial", "defense"))
     parser.add_argument("name", help="attack (pgd_n ...) or defense (arn_pp ...) of the profile")
     parser.add_argument("--split", default="test", choices=data.SPLITS)
-    parser.add_argument("--threat", default="oblivious", choices=("oblivious", "white_box", "bpda"))
+    parser.add_argument("--threat", default="oblivious", help="oblivious, white_box, bpda ...: see helpers.threats.by_name")
     parser.add_argument("--defense", default="none", help="whose pipeline is attacked")
     parser.add_argument("--profile", default="quick", choices=profiles.NAMES)
     parser.add_argument("--dataset", default="mnist")

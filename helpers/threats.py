@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers import seeded
 
@@ -62,6 +63,23 @@ def fixed_mask(defended, seed):
     return _Still(defended, seed)
 
 
+def by_name(name, defended):
+    """The module to be attacked under the threat `name`.
+
+    "oblivious", "white_box", "bpda", "eot_<samples>", "bpda_eot_<samples>" (the expectation of BPDA's passes, DIR's
+    Table 3) or "fixed_mask_<seed>", as in "eot_20".  ValueError for any other.
+    """
+    plain = {"oblivious": oblivious, "white_box": white_box, "bpda": bpda}
+    numbered = {"eot": eot, "bpda_eot": lambda it, samples: eot(bpda(it), samples), "fixed_mask": fixed_mask}
+    kind, _, number = name.rpartition("_")
+    if name in plain:
+        return plain[name](defended)
+    if kind in numbered and number.isdecimal():
+        return numbered[kind](defended, int(number))
+    choices = ", ".join([*plain, *(f"{kind}_<number>" for kind in numbered)])
+    raise ValueError(f"unknown threat model: {name!r}; choose one of {choices}")
+
+
 class _StandIn(nn.Module):
     def __init__(self, defended, stand_in):
         super().__init__()
@@ -93,5 +111,6 @@ class _Still(nn.Module):
         self.defended, self.seed = defended, seed
 
     def forward(self, x):
-        with seeded(self.seed):
+        # vmap can follow attention in its plain form only.
+        with seeded(self.seed), sdpa_kernel(SDPBackend.MATH):
             return torch.func.vmap(lambda image: self.defended(image[None])[0], randomness="same")(x)

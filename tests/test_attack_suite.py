@@ -310,28 +310,61 @@ def test_feature_pgd_finds_the_optimum_of_one_linear_feature():
     torch.testing.assert_close(away, 0.1 * weight.abs().sum().expand(3), rtol=1e-5, atol=0)
 
 
+class Shown(nn.Module):
+    """Restores nothing, and shows what its masks leave; the pipeline sees the mean."""
+
+    def __init__(self, *masks):
+        super().__init__()
+        self.masks = masks
+
+    def each(self, x):
+        return torch.stack([x * mask for mask in self.masks])
+
+    def forward(self, x):
+        return self.each(x).mean(0)
+
+
+def columns(x):
+    """Complementary masks of an image's even and odd columns."""
+    even = torch.zeros_like(x[:1, :1])
+    even[..., ::2] = 1
+    return even, 1 - even
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_mask_adaptive_makes_each_patchs_noise_for_the_mask_that_shows_it(lenet, digits, targeted):
+    x, y = digits[0][:5], digits[1][:5]
+    y = random_targets(y, 10) if targeted else y
+    settings = {"targeted": targeted, "eps": 0.2, "steps": 5}
+    both = columns(x)
+    ours = ATTACKS["mask_adaptive"](Defended(lenet, Shown(*both)), x, y, **settings)
+    alone = [ATTACKS["pgd"](Defended(lenet, Shown(mask)), x, y, **settings) for mask in both]
+    torch.testing.assert_close(ours, torch.where(both[0].bool(), *alone))
+    mean = ATTACKS["pgd"](Defended(lenet, Shown(*both)), x, y, **settings)
+    assert ((ours - mean).abs() > 0.1).float().mean() > 0.01  # plain PGD's noise is another
+
+
 def test_mask_adaptive_leaves_hidden_pixels_alone_and_without_a_mask_is_pgd(lenet, digits):
     x, y = digits[0][:5], digits[1][:5]
-    hidden = torch.zeros(1, 1, 28, 28, device=x.device)
-    hidden[..., ::2] = 1
     settings = {"eps": 0.2, "steps": 5, "random_start": False}
-    x_adv = ATTACKS["mask_adaptive"](lenet, x, y, masks=lambda images: [hidden], **settings)
+    x_adv = ATTACKS["mask_adaptive"](Defended(lenet, Shown(columns(x)[0])), x, y, **settings)
     assert torch.equal(x_adv[..., 1::2], x[..., 1::2]) and not torch.equal(x_adv, x)
-    everything = ATTACKS["mask_adaptive"](lenet, x, y, masks=lambda images: [torch.ones_like(hidden)], **settings)
+    everything = ATTACKS["mask_adaptive"](Defended(lenet, Shown(torch.ones_like(x[:1]))), x, y, **settings)
     torch.testing.assert_close(everything, ATTACKS["pgd"](lenet, x, y, **settings))
 
 
-def test_mask_adaptive_draws_masks_in_each_step_and_sums_over_them():
-    model, drawn = Linear(2, (1, 4, 4)), []
+def test_mask_adaptive_draws_masks_in_each_step():
+    class Random(nn.Identity):
+        drawn = []
 
-    def masks(images):
-        drawn.append((torch.rand(len(images), 1, 4, 4) < 0.5).float())
-        return [drawn[-1], 1 - drawn[-1]]
+        def each(self, x):
+            self.drawn.append((torch.rand_like(x) < 0.5).to(x))
+            return torch.stack([x * self.drawn[-1], x * (1 - self.drawn[-1])])
 
-    x = torch.full((2, 1, 4, 4), 0.5)
+    model, x = Linear(2, (1, 4, 4)), torch.full((2, 1, 4, 4), 0.5)
     y = model(x).argmax(1)
-    x_adv = ATTACKS["mask_adaptive"](model, x, y, masks=masks, eps=0.1, steps=4, random_start=False)
-    assert len(drawn) == 4 and not torch.equal(drawn[0], drawn[1])
+    x_adv = ATTACKS["mask_adaptive"](Defended(model, Random()), x, y, eps=0.1, steps=4, random_start=False)
+    assert len(Random.drawn) == 4 and not torch.equal(*Random.drawn[:2])
     towards = (model.layer.weight[1 - y] - model.layer.weight[y]).view_as(x)
     torch.testing.assert_close(x_adv, x + 0.1 * towards.sign())
 
@@ -347,6 +380,18 @@ def test_restored_is_pgd_on_the_target_around_the_restored_image(lenet, digits, 
     settings = {"targeted": targeted, "eps": 0.1, "steps": 5}
     ours = ATTACKS["restored"](Defended(lenet, Fade()), x, y, **settings)
     assert torch.equal(ours, ATTACKS["pgd"](lenet, 0.5 * x + 0.2, y, **settings))
+
+
+def test_restored_goes_round_one_restoration_of_a_stochastic_denoiser():
+    class Grain(nn.Module):
+        def forward(self, x):
+            drawn.append(x + 0.3 * torch.rand_like(x))
+            return drawn[-1]
+
+    drawn, model, x = [], Defended(Linear(3, (1, 4, 4)), Grain()), torch.rand(4, 1, 4, 4) / 2
+    x_adv = ATTACKS["restored"](model, x, torch.arange(4) % 3, eps=0.01, steps=5, seed=1)
+    assert len(drawn) == 2  # the first, of one image, is the check of the model
+    assert (x_adv - drawn[-1]).abs().max() <= 0.01 + 1e-6
 
 
 # --- second opinions -------------------------------------------------------------------------------

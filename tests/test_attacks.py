@@ -48,7 +48,7 @@ QUICK = {
 def run(name, model, x, y, **settings):
     """The attack with its quick settings; the one that can only be targeted aims at the next of five classes.
 
-    Those made for denoisers get what they need: a layer, masks, a pipeline.
+    Those made for denoisers get what they need: a layer, a pipeline.
     """
     if name == "jsma":
         y, settings = (y + 1) % 5, {"targeted": True} | settings
@@ -61,12 +61,19 @@ def attack(name):
             settings = {"layer": list(dict(model.named_modules()))[-1]} | settings
         if name == "rp2":
             settings = {"mask": torch.ones(x.shape[2:])} | settings
-        if name == "mask_adaptive":
-            half = torch.arange(x.shape[3]) % 2 == 0
-            settings = {"masks": lambda images: [half.to(images), (~half).to(images)]} | settings
-        return ATTACKS[name](Defended(model, nn.Identity()) if name == "restored" else model, x, y, **settings)
+        if name in ("restored", "mask_adaptive"):
+            model = Defended(model, Halves())
+        return ATTACKS[name](model, x, y, **settings)
 
     return call
+
+
+class Halves(nn.Identity):
+    """A denoiser that does nothing, and shows the even and the odd columns when asked for each mask."""
+
+    def each(self, x):
+        even = (torch.arange(x.shape[3]) % 2 == 0).to(x)
+        return torch.stack([x * even, x * (1 - even)])
 
 
 def norms(difference, p=2):
@@ -607,6 +614,15 @@ def test_bad_settings_are_refused_with_the_choices(name, settings, message):
 def test_restored_needs_a_pipeline():
     with pytest.raises(ValueError, match="pipeline with a target and a denoiser, got Linear"):
         ATTACKS["restored"](Linear(5, (1, 4, 4)), GOOD, LABELS, eps=0.1)
+
+
+@pytest.mark.parametrize("wrapped, given", [
+    (lambda target: target, "Linear with denoiser NoneType"),
+    (lambda target: Defended(target, nn.Identity()), "Defended with denoiser Identity"),
+])  # fmt: skip
+def test_mask_adaptive_needs_a_denoiser_with_masks(wrapped, given):
+    with pytest.raises(ValueError, match=f"denoiser that restores `each` mask, got {given}"):
+        ATTACKS["mask_adaptive"](wrapped(Linear(5, (1, 4, 4))), GOOD, LABELS, eps=0.1)
 
 
 class Gives(nn.Module):

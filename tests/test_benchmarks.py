@@ -17,7 +17,9 @@ from helpers import networks
 from helpers.defenses.jatp import JATP
 from helpers.networks.features import features_at
 
-SIZES = ({"width": 0.05}, {"width": 0.06, "blocks": 1}, 4)
+SIZES = (
+    {"width": 0.05}, {"width": 0.06, "blocks": 1}, {"width": 0.06, "patch": 4, "encoder": 1, "decoder": 1, "image_size": 16}, 4
+)  # fmt: skip
 
 
 class Counter(TorchDispatchMode):
@@ -33,7 +35,9 @@ class Counter(TorchDispatchMode):
         if formula := flop_registry.get(function._overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=result)
         waits = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-        self.host_reads += bool(waits & set(function.tags))
+        # Indexing has the tag for the sake of boolean masks; with places the result's shape is known.
+        places = function is torch.ops.aten.index.Tensor and not any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.host_reads += bool(waits & set(function.tags)) and not places
         return result
 
 
@@ -57,6 +61,14 @@ def test_a_training_step_computes_what_its_floor_does_and_nothing_else(name):
     assert counted(step).flops == counted(floors["network"]).flops
 
 
+def test_a_dir_step_takes_both_masks_in_one_pass_and_no_pass_too_many():
+    method, step, floors = case("dir")
+    batches = []
+    method.denoiser.vit.register_forward_hook(lambda vit, given, out: batches.append(len(out)))
+    assert counted(step).flops == counted(floors["bare passes"]).flops
+    assert batches == [8] * (training.STEPS + 1)  # two masks of four images, in the attack's steps and the update
+
+
 def test_the_attack_of_a_jatp_step_ends_at_its_layer():
     _, step, floors = case("jatp")
     assert counted(step).flops == pytest.approx(counted(floors["to JATP's layer"]).flops, rel=0.01)
@@ -73,7 +85,7 @@ def test_no_step_of_the_training_attack_waits_for_a_value_on_the_host(name):
     reads = []
     for steps in (1, 4):
         method, step, _ = case(name)
-        settings = "attack" if name == "jatp" else "attack_settings"
+        settings = "attack" if name in ("jatp", "dir") else "attack_settings"
         setattr(method, settings, getattr(method, settings) | {"steps": steps})
         reads.append(counted(step).host_reads)
     assert reads[0] == reads[1]

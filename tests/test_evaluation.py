@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest, multinomial
 from torch import nn
 
-from helpers import evaluation, ledger, profiles
+from helpers import evaluation, ledger, profiles, seeded
 from helpers.evaluation import (
     Comparison,
     Rate,
@@ -20,10 +20,14 @@ from helpers.evaluation import (
     fooling_rate,
     gain,
     gain_verdict,
+    mean_accuracy,
+    passes,
     predict,
     right,
     targeted_accuracy,
     verdict,
+    vote_accuracy,
+    worst_accuracy,
 )
 from helpers.pipeline import Experiment
 
@@ -201,6 +205,80 @@ def test_the_gains_verdict_is_that_of_its_interval(interval, words):
     assert gain_verdict(Score(4.0, interval, 100)) == words
 
 
+# --- stochastic defenses ----------------------------------------------------------------------------
+
+
+class Guesses(nn.Module):
+    """Gives each image a class at random."""
+
+    def forward(self, x):
+        return torch.rand(len(x), 4)
+
+
+def test_a_stochastic_model_is_judged_alike_in_each_call_and_by_numbers_of_its_own():
+    x, before = torch.rand(30, 1, 3, 4), torch.get_rng_state()
+    first, again = predict(Guesses(), x, batch_size=7), predict(Guesses(), x, batch_size=7)
+    assert torch.equal(first, again) and torch.equal(torch.get_rng_state(), before)
+    for seed in range(3):  # of attackers
+        with seeded(seed):
+            seen = Guesses()(x).argmax(1)
+            assert not torch.equal(predict(Guesses(), x), seen)
+
+
+def test_passes_differ_and_go_by_their_seed():
+    x = torch.rand(30, 1, 3, 4)
+    three, other = passes(Guesses(), x, 3), passes(Guesses(), x, 3, seed=1)
+    assert three.shape == (3, 30) and three.dtype == torch.int64
+    assert torch.equal(three[:2], passes(Guesses(), x, 2)) and torch.equal(three[0], predict(Guesses(), x))
+    assert not torch.equal(three[0], three[1]) and not torch.equal(three, other)
+    with seeded(1):
+        assert torch.equal(other, torch.stack([Guesses()(x).argmax(1) for _ in range(3)]))
+
+
+def test_passes_of_a_deterministic_model_are_all_its_prediction():
+    x = bars([0, 3, 1, 2, 2, 1, 3])
+    assert passes(Brightest(), x, 2, batch_size=3).tolist() == 2 * [[0, 3, 1, 2, 2, 1, 3]]
+
+
+def test_passes_need_a_draw():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        passes(Brightest(), bars([0]), 0)
+
+
+def test_mean_worst_and_vote_by_hand():
+    drawn = torch.tensor([[1, 1, 1, 2, 0], [1, 1, 2, 2, 3], [1, 0, 3, 2, 0]])
+    y = torch.tensor([1, 1, 1, 1, 0, 9, 9])  # longer than the images
+    mean = mean_accuracy(drawn, y)  # right in 3, 2, 1, 0, 2 of the passes
+    assert mean.value == pytest.approx(100 * 8 / 15) and mean.n == 5
+    assert (worst_accuracy(drawn, y), vote_accuracy(drawn, y)) == (Rate(1, 5), Rate(4, 5))
+
+
+def test_of_a_tied_vote_the_smallest_label_wins():
+    drawn = torch.tensor([[2, 2], [1, 3]])
+    assert vote_accuracy(drawn, torch.tensor([1, 3])).count == 1
+
+
+@pytest.mark.parametrize("count", [0, 37, 100])
+@pytest.mark.parametrize("draws", [1, 5])
+def test_where_all_passes_agree_the_means_interval_is_that_of_one(count, draws):
+    y = torch.zeros(100, dtype=torch.long)
+    drawn = (torch.arange(100) >= count).long().expand(draws, -1)
+    assert mean_accuracy(drawn, y).interval == pytest.approx(Rate(count, 100).interval)
+
+
+@pytest.mark.parametrize("draws, n", [(5, 100), (10, 40)])
+@pytest.mark.parametrize("chances", [(0.5,), (0.1, 0.9), (0.0, 1.0), (0.95, 1.0), (0.0, 0.3, 0.6)])
+def test_the_means_interval_covers_the_true_accuracy(chances, draws, n):
+    """Over many sets of images, each image right with a chance of its own."""
+    sets = 1000
+    chance = torch.tensor(chances)[torch.randint(len(chances), (sets, n))]
+    drawn = (torch.rand(draws, sets, n) >= chance).long()
+    y, true = torch.zeros(n, dtype=torch.long), 100 * sum(chances) / len(chances)
+    bounds = [mean_accuracy(drawn[:, k], y).interval for k in range(sets)]
+    coverage = np.mean([low <= true <= high for low, high in bounds])
+    assert 0.92 <= coverage <= 0.98  # four standard errors of 1000 sets, and what Wilson's own is off
+
+
 # --- a paper that reports accuracies, a detector's numbers and other people's --------------------------
 
 
@@ -218,6 +296,20 @@ def test_an_accuracy_is_judged_by_the_errors_that_go_with_it():
         "worse than claimed", "as claimed", "better than claimed",
         "as claimed, broken", "as claimed, weakened", "as claimed, stands",
     ]  # fmt: skip
+
+
+def test_a_mean_over_draws_stands_in_the_table_as_the_rate_of_the_same_size_would():
+    table = add_comparison()
+    for right, adaptive in ((600, None), (950, 100), (990, None), (890, 880)):
+        ours, theirs = (count and Rate(count, 1000) for count in (right, adaptive))
+        table.add("add/t2/mnist/add/st_u", ours, theirs)
+        table.add(
+            "add/t2/mnist/add/st_u", Score(ours.value, ours.interval, 1000),
+            theirs and Score(theirs.value, theirs.interval, 1000),
+        )  # fmt: skip
+    shown = table.frame()
+    assert shown.iloc[::2].reset_index(drop=True).equals(shown.iloc[1::2].reset_index(drop=True))
+    assert shown["verdict"].nunique() == 4
 
 
 def test_an_accuracy_is_shown_and_saved_as_the_accuracy_it_is(tmp_path, monkeypatch):

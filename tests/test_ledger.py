@@ -34,6 +34,11 @@ def jatp():
     return ledger.load("jatp").set_index("id")
 
 
+@pytest.fixture(scope="module")
+def dir_():
+    return ledger.load("dir").set_index("id")
+
+
 def column(rows, place, target, attack):
     """One column of a printed table: value by 'defense_seen'."""
     chosen = rows[(rows.place == place) & (rows.target == target) & (rows.attack == attack)]
@@ -63,7 +68,7 @@ def test_a_bad_cell_is_named_with_file_row_column_and_value(tmp_path, name, bad)
 
 
 def test_a_name_outside_the_vocabulary_is_answered_with_the_choices(tmp_path):
-    with pytest.raises(ValueError, match="'bpda', 'gray_box'.*add the name to helpers.ledger.VOCABULARY"):
+    with pytest.raises(ValueError, match="'bpda', 'bpda_eot', 'gray_box'.*add the name to helpers.ledger.VOCABULARY"):
         ledger.read(write(tmp_path, GOOD | {"threat": "graybox"}))
 
 
@@ -82,8 +87,9 @@ def test_an_id_may_occur_only_once(tmp_path):
         ledger.read(write(tmp_path, GOOD, GOOD))
 
 
-def test_a_distance_has_its_own_unit(tmp_path):
-    row, = ledger.read(write(tmp_path, GOOD | {"metric": "l1_distance", "value": "3072"}))
+@pytest.mark.parametrize("metric", ["l1_distance", "epoch_seconds", "time_ratio"])
+def test_a_distance_and_a_time_have_their_own_unit(tmp_path, metric):
+    row, = ledger.read(write(tmp_path, GOOD | {"metric": metric, "value": "3072"}))
     assert row["value"] == 3072
 
 
@@ -389,3 +395,98 @@ def test_jatp_autoattack_is_the_weaker_attack_for_hgd_alone(jatp):
 
 def test_jatp_restored_examples_are_farther_away_than_adversarial_ones(jatp):
     assert jatp.value["jatp/s2.3/restored/l1_distance"] > jatp.value["jatp/s2.3/adversarial/l1_distance"]
+
+
+# --- DIR: the tables are complete ---
+
+def test_dir_has_every_number_of_the_tables_and_of_the_text(dir_):
+    assert dir_.place.value_counts().to_dict() == {
+        "table 1": 2 * 6 * 5,  # data sets x defenses x columns
+        "table 2": 2 * 6 * 3,  # targets x defenses x columns
+        "table 3": 4,
+        "table 4": 3 * 2,      # methods x (accuracy, time)
+        "table 5": 6 * 2,      # depths x (natural, PGD)
+        "section 4.2": 3,
+        "section 4.3": 3 * 2 + 3,  # mask ratios x (natural, PGD), then pre-training
+    }
+
+
+def test_dir_an_id_of_tables_1_and_2_says_block_defense_and_attack(dir_):
+    for place, block in (("table 1", "dataset"), ("table 2", "target")):
+        rows = dir_[dir_.place == place]
+        tail = rows[block] + "/" + rows.defense + "/" + rows.attack
+        assert list(rows.index) == list(f"dir/t{place[-1]}/" + tail)
+
+
+def test_dir_an_id_of_the_ablations_says_what_was_changed_and_the_attack(dir_):
+    rows = dir_[dir_.place.isin(["table 5", "section 4.3"]) & (dir_.metric == "accuracy")]
+    assert list(rows.index.str.split("/").str[-1]) == list(rows.attack)
+    assert set(rows.defense) == {"dir"} and set(rows.target) == {"standard"}
+
+
+def test_dir_what_has_no_attack_is_a_time(dir_):
+    assert set(dir_.metric[dir_.attack == ""]) == {"epoch_seconds", "time_ratio"}
+    assert set(dir_.metric[dir_.attack != ""]) == {"accuracy"}
+
+
+def test_dir_attacks_under_a_stated_threat_are_white_box_or_bpda_with_eot(dir_):
+    attacked = dir_[~dir_.attack.isin(["natural", "unstated", ""])]
+    assert set(attacked.threat[attacked.place != "table 3"]) == {"white_box"}
+    assert set(attacked.threat[attacked.place == "table 3"]) == {"bpda_eot"}
+
+
+# --- DIR: the copy agrees with itself, and what the paper claims in words ---
+
+def accuracies_of(dir_, place):
+    """What DIR's Table 1 or 2 prints: (data set, target, defense) x columns."""
+    return dir_[dir_.place == place].pivot(index=["dataset", "target", "defense"], columns="attack", values="value")
+
+
+def test_dir_tables_and_text_repeat_the_default_settings_numbers(dir_):
+    for attack in ("natural", "pgd"):
+        repeated = [f"dir/t1/cifar10/dir/{attack}", f"dir/t5/8_2/{attack}", f"dir/s4.3/hidden_50/{attack}"]
+        assert dir_.value[repeated].nunique() == 1
+    assert dir_.value["dir/s4.3/pretraining/pgd"] == dir_.value["dir/t1/cifar10/dir/pgd"]
+
+
+@pytest.mark.parametrize("place", ["table 1", "table 2"])
+def test_dir_alone_is_above_the_bare_target_under_every_attack(dir_, place):
+    table = accuracies_of(dir_, place)
+    bare = table.xs("none", level="defense")
+    for defense in ("ape_gan", "hgd", "nrp", "jatp", "dir"):
+        gain = (table.xs(defense, level="defense") - bare).drop(columns="natural")
+        assert (gain > 0 if defense == "dir" else gain < 0).all(axis=None)
+
+
+def test_dir_every_denoiser_costs_natural_accuracy_and_dirs_is_the_best_only_on_cifar_with_its_own_target(dir_):
+    for place, best in (("table 1", ["dir", "jatp"]), ("table 2", ["jatp", "jatp"])):
+        natural = accuracies_of(dir_, place).natural.unstack("defense")
+        denoised = natural.drop(columns="none")
+        assert denoised.lt(natural.none, axis=0).all(axis=None)
+        assert list(denoised.idxmax(axis=1)) == best
+
+
+def test_dir_autoattack_is_the_strongest_attack_and_vni_hardly_differs_from_mi(dir_):
+    for place in ("table 1", "table 2"):
+        table = accuracies_of(dir_, place)
+        assert (table.idxmin(axis=1) == "aa").all()
+    table = accuracies_of(dir_, "table 1")
+    assert (table.pgd < table.vni).all() and (table.mi - table.vni).between(0, 0.1, inclusive="neither").all()
+
+
+def test_dir_adaptive_attacks_are_stronger_than_pgd_but_weaker_than_autoattack(dir_):
+    white_box = accuracies_of(dir_, "table 1").loc["cifar10", "standard", "dir"]
+    for adaptive in ("dir/s4.2/dir/mask_adaptive", "dir/t3/dir/bpda_eot"):
+        assert white_box.aa < dir_.value[adaptive] < white_box.pgd
+
+
+# --- DIR: where its numbers do not fit together ---
+
+def test_dir_table_4_has_hgd_more_robust_before_a_naturally_trained_target_than_under_table_1s_pgd(dir_):
+    gain = {d: dir_.value[f"dir/t4/{d}/pgd"] - dir_.value[f"dir/t1/cifar10/{d}/pgd"] for d in ("hgd", "jatp", "dir")}
+    assert gain["hgd"] > 0 > max(gain["jatp"], gain["dir"])
+
+
+@pytest.mark.parametrize("setting", ["s4.3/hidden_30", "t5/12_4"])
+def test_dir_two_settings_are_above_the_bare_target_on_natural_images(dir_, setting):
+    assert dir_.value[f"dir/{setting}/natural"] > dir_.value["dir/t1/cifar10/none/natural"]

@@ -72,6 +72,24 @@ papers:
         hgd_full: {method: hgd, data: natural, full: {eps: 0.3, steps: 2}, epochs: 1, batch_size: 10, settings: {width: 0.05}}
         jatp: &jatp {method: jatp, data: natural, epochs: 1, batch_size: 10, settings: &small {width: 0.05, blocks: 1, steps: 1, in_channels: 1, layer: conv2}}
         jatp_prime: {<<: *jatp, settings: {<<: *small, joint: true}}
+  dir:
+    mnist:
+      train: 20
+      test: 30
+      adaptive_test: 10
+      target: lenet5_adv
+      targets: {natural: lenet5_clean}
+      seen: {p: [pgd]}
+      attacks:
+        pgd: {attack: pgd, settings: {eps: 0.3, steps: 2}}
+        mask_adaptive: {attack: mask_adaptive, settings: {eps: 0.3, steps: 2}}
+      methods:
+        dir_pretraining: &pre {method: dir_pretraining, epochs: 1, batch_size: 10, settings: &vit {width: 0.04, patch: 7, encoder: 1, decoder: 1, in_channels: 1, image_size: 28}}
+        dir: &dir {method: dir, data: natural, pretrained: dir_pretraining_p, epochs: 1, batch_size: 10, settings: {<<: *vit, steps: 1, learning_rate: 1.0e-9}}
+        dir_joint: {<<: *dir, settings: {<<: *vit, steps: 1, joint: true}}
+        dir_pretraining_natural: {<<: *pre, target: natural}
+        dir_natural: {<<: *dir, target: natural, pretrained: dir_pretraining_natural_p}
+        me_net: {method: me_net, data: labels, start: natural, epochs: 1, batch_size: 10, settings: {network: lenet5, learning_rate: 1.0e-9}}
 """
 
 
@@ -168,7 +186,7 @@ def test_a_white_box_attack_meets_the_defense_and_an_oblivious_one_the_bare_targ
     ]:
         expected = ATTACKS["pgd"](victim, *lab.images("test", n), eps=0.3, steps=3, seed=0)
         assert torch.equal(lab.adversarial("pgd_n", threat=threat, defense=defense), expected)
-    with pytest.raises(ValueError, match="unknown threat model: 'grey_box'; choose one of white_box, bpda"):
+    with pytest.raises(ValueError, match="unknown threat model: 'grey_box'; choose one of oblivious, white_box, bpda"):
         lab.adversarial("pgd_n", threat="grey_box", defense="at_pgd")
 
 
@@ -455,3 +473,70 @@ def test_what_guides_a_denoiser_is_part_of_its_key(mini):
 def test_a_defense_that_is_a_target_itself_is_put_before_no_other(mini):
     with pytest.raises(ValueError, match="'mart' is a target of its own and cannot be put before 'trades'"):
         mini(paper="jatp").defended("mart", target="trades")
+
+
+# DIR ------------------------------------------------------------------------------------------
+
+
+def test_a_denoiser_begins_with_its_pre_trained_weights(mini):
+    lab = mini(paper="dir")  # at a learning rate of next to nothing
+    before, after = lab.denoiser("dir_pretraining_p").denoiser.state_dict(), lab.denoiser("dir").denoiser.state_dict()
+    assert all(torch.allclose(value, after[name], atol=1e-5) for name, value in before.items())
+
+
+def test_what_is_changed_in_a_denoiser_is_changed_in_its_pre_training_and_what_is_not_is_not(mini):
+    lab = mini(paper="dir")
+    pretrained = {str(lab.defense_settings("dir", **changes)["pretrained"]) for changes in ({}, {"alpha": 0.0}, {"mse": 1.0})}
+    assert len(pretrained) == 1
+    assert str(lab.defense_settings("dir", hidden=0.25)["pretrained"]) not in pretrained
+    assert lab.denoiser("dir", hidden=0.25).masks(torch.rand(1, 1, 28, 28)).shape == (2, 1, 12)
+
+
+def test_a_denoiser_may_be_trained_with_another_target_than_the_others(mini):
+    lab = mini(paper="dir")
+    x = lab.images()[0][:5]
+    assert torch.equal(lab.defended("dir_natural").target(x), lab.target("natural")(x))
+    assert torch.equal(lab.defended("dir").target(x), lab.target()(x))
+    settings = lab.defense_settings("dir_natural")
+    assert settings["target"] == settings["pretrained"]["target"] == "lenet5_clean"
+    assert settings["pretrained"]["seen"][0]["victim"]["target"] == "lenet5_clean"
+
+
+def test_an_attack_on_a_pipeline_is_the_same_artifact_whether_its_own_target_is_named_or_not(mini):
+    lab = mini(paper="dir")
+    paths = {lab.adversarial_path("pgd", threat="white_box", defense="dir_natural", target=t) for t in (None, "natural")}
+    assert len(paths) == 1
+
+
+def test_a_classifier_stands_behind_its_own_denoiser(mini):
+    lab = mini(paper="dir")
+    defended, x = lab.defended("me_net"), lab.images()[0][:5]
+    assert not torch.equal(defended.denoiser(x), x)
+    torch.testing.assert_close(defended.target(x), lab.target("natural")(x), atol=0.05, rtol=0.05)  # where it started
+
+
+@pytest.mark.parametrize("threat", ["eot_2", "bpda", "bpda_eot_2", "fixed_mask_1"])
+def test_every_threat_can_be_named(mini, threat):
+    lab = mini(paper="dir")
+    x = lab.images(n=10)[0]
+    x_adv = lab.adversarial("pgd", threat=threat, defense="dir")
+    assert (x_adv - x).abs().max() <= 0.3 + 1e-6 and not torch.equal(x_adv, x)
+    assert lab.adversarial_path("pgd", threat=threat, defense="dir") != lab.adversarial_path("pgd", threat="white_box", defense="dir")
+
+
+def test_the_mask_adaptive_attack_finds_the_masks(mini):
+    lab = mini(paper="dir")
+    assert lab.adversarial("mask_adaptive", threat="white_box", defense="dir").shape == (10, 1, 28, 28)
+
+
+def test_a_stochastic_pipeline_is_attacked_repeatably(mini, tmp_path):
+    lab = mini(paper="dir")
+    first = lab.adversarial("pgd", threat="white_box", defense="dir")
+    lab.adversarial_path("pgd", threat="white_box", defense="dir").unlink()
+    assert torch.equal(first, lab.adversarial("pgd", threat="white_box", defense="dir"))
+
+
+def test_a_target_trained_along_with_dir_is_to_be_had(mini):
+    lab = mini(paper="dir")
+    x = lab.images()[0][:5]
+    assert not torch.equal(lab.defended("dir_joint", target="dir_joint").target(x), lab.target()(x))

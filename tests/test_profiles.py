@@ -11,8 +11,8 @@ from helpers.defenses import DEFENSES
 from helpers.pipeline import ADVERTORCH_WEIGHTS, ZOO
 
 
-CLASSIFIERS = ("classifier", "adversarial_training", "trades", "mart", "mma", "smoothing")
-TARGETS = {"standard", "trades", "mart", "mma"}  # of JATP: ready-made in one profile, trained in another
+CLASSIFIERS = ("classifier", "adversarial_training", "trades", "mart", "mma", "me_net", "smoothing")
+TARGETS = {"standard", "natural", "trades", "mart", "mma"}  # of JATP and DIR: ready-made in one profile, trained in another
 
 
 def experiments(profile):
@@ -65,16 +65,16 @@ def test_each_attack_exists_and_takes_its_settings(spec):
 def test_each_method_exists_and_takes_its_settings(spec):
     inspect.signature(DEFENSES[spec.method]).bind(**spec.settings)
     assert (spec.data == "labels") == (spec.method in CLASSIFIERS)
-    assert (spec.data == "natural") == (spec.full is not None or spec.method in ("nrp", "jatp"))
+    assert (spec.data == "natural") == (spec.full is not None or spec.method in ("nrp", "jatp", "dir"))
     if spec.full is not None:
         inspect.signature(ATTACKS["pgd"]).bind("model", "x", "y", targeted=False, **spec.full)
 
 
 @pytest.mark.parametrize("name", profiles.NAMES)
 def test_the_letter_after_an_attack_says_whether_it_is_targeted(name):
-    """ARN writes n for untargeted attacks and names them as the library here does; ADD writes u; JATP has no others."""
+    """ARN writes n for untargeted attacks and names them as the library here does; ADD writes u; JATP and DIR have no others."""
     for paper, _, spec in experiments(name):
-        if paper == "jatp":
+        if paper in ("jatp", "dir"):
             assert not any(attack.targeted for attack in spec.attacks.values())
             continue
         for attack, settings in spec.attacks.items():

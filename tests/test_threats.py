@@ -159,3 +159,48 @@ def test_a_fixed_mask_of_a_deterministic_denoiser_is_the_denoiser(lenet, digits,
     torch.testing.assert_close(threats.fixed_mask(defended, 0)(x), defended(x), atol=1e-4, rtol=1e-4)
     got, expected = (gradient(m, x) for m in (threats.fixed_mask(defended, 0), defended))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name, made", [
+    ("oblivious", threats.oblivious),
+    ("white_box", threats.white_box),
+    ("bpda", threats.bpda),
+    ("eot_3", lambda defended: threats.eot(defended, 3)),
+    ("bpda_eot_3", lambda defended: threats.eot(threats.bpda(defended), 3)),
+    ("fixed_mask_7", lambda defended: threats.fixed_mask(defended, 7)),
+])  # fmt: skip
+def test_a_name_stands_for_its_threat(name, made):
+    defended, x = Defended(Linear(3, (1, 4, 4)), Grain()), torch.rand(2, 1, 4, 4)
+
+    def seen(model):
+        torch.manual_seed(1)
+        return model(x), gradient(model, x)
+
+    for got, expected in zip(seen(threats.by_name(name, defended)), seen(made(defended)), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_bpda_eot_averages_fresh_draws_and_goes_round_the_denoiser():
+    class Rough(nn.Module):
+        def forward(self, x):
+            return FourLevels()(x + 0.3 * torch.rand_like(x))
+
+    target, x = Linear(3, (1, 4, 4)), torch.rand(2, 1, 4, 4)
+    defended = Defended(target, Rough())
+    attacked = threats.by_name("bpda_eot_4", defended)
+    torch.manual_seed(7)
+    logits = attacked(x)
+    torch.manual_seed(7)
+    draws = torch.stack([defended(x).softmax(1) for _ in range(4)])
+    assert not torch.equal(draws[0], draws[1])
+    torch.testing.assert_close(logits, draws.mean(0).log())
+    assert gradient(attacked, x).abs().max() > 0 == gradient(defended, x).abs().max()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gray_box", "eot", "eot_", "eot_-1", "eot_2.5", "eot_five", "fixed_mask", "bpda_3", "7"]
+)
+def test_an_unknown_threat_is_refused_with_the_choices(name):
+    choices = "oblivious, white_box, bpda, eot_<number>, bpda_eot_<number>, fixed_mask_<number>"
+    with pytest.raises(ValueError, match=f"'{name}'; choose one of {choices}"):
+        threats.by_name(name, Defended(nn.Identity(), nn.Identity()))

@@ -35,18 +35,24 @@ DISTANCES = {
 }
 
 
-def mask_adaptive(model, x, y, *, targeted, masks, eps, **settings):
-    """DIR's masking-related adaptive attack (Eq. 8): the attacker sees the masks the defense draws.
+def mask_adaptive(model, x, y, *, targeted, eps, **settings):
+    """DIR's masking-related adaptive attack (Eq. 8): noise made for each of the masks that the defense draws.
 
-    model: what follows the masking: masked images -> logits.
-    masks: function images (N,C,H,W) -> list of masks (N,1,H,W) of 0 and 1, drawn afresh in each step;
-        the loss is summed over them.
-    The gradient is that with respect to x* = x × m: hidden pixels are left alone.
+    model: a pipeline with `target` and `denoiser`; `denoiser.each` maps images to the restoration behind each of
+        K masks, (K,N,C,H,W), drawn afresh in each step.
+    The loss is the sum of the cross-entropies of the K restorations, where that of PGD is one, of their mean.
+    The gradient is that with respect to x* = x × m, as the masks lie inside `each`: what a mask hides gets none
+    from it, and of complementary masks each pixel follows the one that shows it.
+    The other settings are those of PGD.
     """
+    if not (hasattr(model, "target") and hasattr(getattr(model, "denoiser", None), "each")):
+        given = f"{type(model).__name__} with denoiser {type(getattr(model, 'denoiser', None)).__name__}"
+        raise ValueError(f"mask_adaptive attacks a target behind a denoiser that restores `each` mask, got {given}")
     sign = -1 if targeted else 1
 
     def loss(x_adv):
-        return sign * sum(cross_entropy(model(x_adv * mask), y) for mask in masks(x_adv.detach()))
+        each = model.denoiser.each(x_adv)
+        return sign * cross_entropy(model.target(each.flatten(0, 1)), y.repeat(len(each)))  # one batch
 
     return ascend(loss, in_format_of(model, x), eps=eps, **settings)
 
@@ -55,7 +61,8 @@ def restored(model, x, y, *, targeted, eps, loss="ce", **settings):
     """DIR's attack on the restored representation (Eq. 9): the target attacked around g(x).
 
     model: a pipeline with `target` and `denoiser`.  The ball is around the *restored* image, and
-    so is the result: show it to the target, not to the pipeline.
+    so is the result: show it to the target, not to the pipeline.  A stochastic denoiser restores
+    once, by the random numbers of the attack's seed; no other draw of it plays a part.
     """
     if not (hasattr(model, "target") and hasattr(model, "denoiser")):
         raise ValueError(f"restored attacks a pipeline with a target and a denoiser, got {type(model).__name__}")

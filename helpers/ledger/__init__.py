@@ -6,7 +6,8 @@
     dataset, target, defense, seen, attack, threat, metric
                names from VOCABULARY; an empty name means "does not apply" or, for `seen`, "not stated"
     eps        l-infinity budget as printed, pixels in [0, 1]: 0.3, 8/255; empty for any other attack
-    value      the number as printed, in percent; an l1_distance in whatever unit the paper means
+    value      the number as printed, in percent; an l1_distance in whatever unit the paper means,
+               epoch_seconds in seconds, a time_ratio as a factor
     pm         the printed plus-minus, in percent; empty where the paper prints none
     note       doubts about the reading and settings without a column: substitute=hgd; iterations=40
 
@@ -23,29 +24,31 @@ FOLDER = Path(__file__).parent
 COLUMNS = ["id", "paper", "place", "dataset", "target", "defense", "seen", "attack", "threat",
            "eps", "metric", "value", "pm", "note"]
 
-# These lie between 0 and 100.  A reduction, which compares two rates, and a distance may be any number.
+# These lie between 0 and 100.  A reduction, which compares two rates, a distance and a time may be any number.
 RATES = {"error_rate", "success_rate", "fooling_rate", "accuracy", "targeted_accuracy",
          "roc_auc", "precision", "recall"}
 
 # Attacks are named as in their paper.  _n (ARN) and _u (ADD) untargeted, _t targeted, _big with the raised budget;
-# sta is ADD's st, fwa its sfw; ap1 to ap4 are RP2's adversarial patches.  JATP's, all untargeted, have no ending.
+# sta is ADD's st, fwa its sfw; ap1 to ap4 are RP2's patches.  JATP's and DIR's, all untargeted, have no ending.
 VOCABULARY = {
     "dataset": {"mnist", "fashion_mnist", "cifar10", "svhn", "lisa"},
     "target": {"lenet5", "fashion_cnn", "resnet110", "wrn28_20", "vgg19", "svhn_cnn", "lisa_cnn", "unstated",
-               "standard", "trades", "mma", "mart"},  # JATP's ResNet-18, by its adversarial training
+               "standard", "trades", "mma", "mart", "natural_target"},  # JATP's and DIR's ResNet-18, by its training
     "defense": {"none", "at_pgd", "doa_7x7", "doa_9x5", "ape_gan", "hgd", "arn", "add", "add_s",
                 "crown", "ibp", "fast", "unlabeled", "hydra",  # these five: other papers' networks
-                "nrp", "jatp", "jatp_prime", "unstated"},  # jatp_prime: its target was trained along with it
+                "nrp", "jatp", "jatp_prime", "unstated",  # jatp_prime: its target was trained along with it
+                "dir", "me_net", "me_net_a", "ebm"},  # me_net_a: the adversarially trained one
     "seen": {"pp", "dp", "ps", "ap",  # PGD untargeted with PGD targeted, DDN, ST untargeted; ap1 with ap2
              "dd", "cc", "sp",  # DDN and CW, each untargeted with targeted; ST untargeted with PGD targeted
              "pgd", "ssp", "feature", ""},  # in JATP: PGD; NRP's self-supervised perturbation; Eq. 5
     "attack": {"natural", "pgd_n", "pgd_t", "pgd_n_big", "aa_n", "aa_n_big", "cw_n", "cw_t", "ddn_n", "ddn_t",
                "jsma_t", "sta_n", "sta_t", "fwa_n", "fwa_n_big", "ap1", "ap2", "ap3", "ap4", "unstated",
                "pgd_u", "cw_u", "ba_u", "ls_u", "ddn_u", "st_u", "st_t", "sfw_u", "aa",
-               "pgd", "dlr", "fwa", "ti_bim"},
+               "pgd", "dlr", "fwa", "ti_bim",
+               "mi", "vni", "mask_adaptive", "restored", ""},  # DIR's Eq. 8 and 9; empty: a time
     # ADD does not say what its attacks hit: "oblivious" follows from Appendix A, "knowledge of the target model".
-    "threat": {"oblivious", "gray_box", "white_box", "bpda", "unstated", ""},  # empty: natural examples
-    "metric": RATES | {"reduction", "l1_distance"},
+    "threat": {"oblivious", "gray_box", "white_box", "bpda", "bpda_eot", "unstated", ""},  # empty: natural examples
+    "metric": RATES | {"reduction", "l1_distance", "epoch_seconds", "time_ratio"},
 }
 
 
@@ -61,7 +64,7 @@ def load(paper=None):
 
 
 def published(id):
-    """The number that the paper prints in the row `id`: in percent, but for an l1_distance."""
+    """The number that the paper prints in the row `id`: in percent, but for a distance or a time."""
     values = {row["id"]: row["value"] for path in FOLDER.glob("*.csv") for row in read(path)}
     if id not in values:
         closest = difflib.get_close_matches(id, values, n=3, cutoff=0)

@@ -6,6 +6,7 @@ from helpers.networks.ape_gan import ApeGanDiscriminator, ApeGanGenerator
 from helpers.networks.arn import AttackDiscriminator, Encoder, Generator, ImageDiscriminator
 from helpers.networks.hgd import DenoisingUNet
 from helpers.networks.lenet import LeNet5
+from helpers.networks.masked_vit import MaskedViT
 from helpers.networks.nrp import NRPDiscriminator, NRPPurifier
 from helpers.networks.resnet import resnet18, resnet110
 from helpers.networks.small_cnns import fashion_cnn, lisa_cnn, svhn_cnn
@@ -24,6 +25,7 @@ NETWORKS = {
     "ape_gan_generator": ApeGanGenerator,
     "ape_gan_discriminator": ApeGanDiscriminator,
     "hgd_unet": DenoisingUNet,
+    "masked_vit": MaskedViT,
     "nrp_purifier": NRPPurifier,
     "nrp_discriminator": NRPDiscriminator,
 }
@@ -36,7 +38,8 @@ def build(name, num_classes=10, width=1.0, in_channels=3, **more):
     width: scales all channel counts; 1.0 is the published network.
     in_channels: 1 or 3 image channels.
     more: `image_size` (28 or 32) for `encoder`, `generator`, `image_discriminator`,
-        `ape_gan_discriminator`; `variational` for `encoder`; `out_channels` for `generator`.
+        `ape_gan_discriminator`, `masked_vit`; `variational` for `encoder`; `out_channels` for `generator`;
+        `patch`, `encoder` and `decoder` for `masked_vit`.
     Raises ValueError for an unknown name, a width that is not positive, or an image size a
     network has no published form for.
     """

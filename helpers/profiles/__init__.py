@@ -30,7 +30,9 @@ class MethodSpec(_Strict):
     data: "pairs" (natural and seen adversarial examples: a denoiser), "natural" (natural images: a denoiser that makes
         adversarial examples of its own in training) or "labels" (natural images: a classifier).
     full: settings of the PGD on the whole pipeline that a denoiser is trained on (JATP, Eq. 3); goes with "natural".
-    start: "target" lets a classifier begin with the target's weights.
+    target: the target that a denoiser is trained with, where it is not the data set's.
+    start: "target" lets a classifier begin with the target's weights; or another target's name.
+    pretrained: the defense whose denoiser's weights a denoiser begins with (DIR, Eq. 2).
     wanted: the attack whose examples a denoiser shall generate instead of natural ones (ADD, Appendix G.3).
     """
 
@@ -39,7 +41,9 @@ class MethodSpec(_Strict):
     batch_size: PositiveInt
     data: Literal["pairs", "natural", "labels"] = "pairs"
     full: dict | None = None
-    start: Literal["target"] | None = None
+    target: str | None = None
+    start: str | None = None
+    pretrained: str | None = None
     wanted: str | None = None
     settings: dict = Field(default_factory=dict)
 
