@@ -35,10 +35,12 @@ ADD_SUITE = ["pgd_u", "pgd_t", "cw_u", "cw_t", "ddn_u", "ddn_t", "ba_u", "ls_u"]
 AGAINST_STICKERS = ["rs_1", "rs_2", "rs_3", "doa_1", "doa_2", "doa_3", "doa_4"]
 ADD_TOLD = ["add_to_cw_cc", "ape_gan_to_cw_cc", "add_to_ddn_dd", "ape_gan_to_ddn_dd"]
 
+# JATP's baselines are DIR's, too
 JATP_OBLIVIOUS, JATP_FULL = ["ape_gan_p", "hgd_p", "nrp"], ["ape_gan_full", "hgd_full", "nrp_full"]
 
 # notebook: what is made before it, as {(paper, data set): (defenses, adversarial test sets)}
 ARN, ADD, JATP = ("arn", "mnist"), ("add", "mnist"), ("jatp", "cifar10")
+DIR = ("dir", "cifar10")
 FASHION, CIFAR = ("add", "fashion_mnist"), ("add", "cifar10")
 NOTEBOOKS = {
     "00_start_here": {ARN: (["arn_pp"], ["pgd_n"])},
@@ -71,6 +73,11 @@ NOTEBOOKS = {
     "32_jatp_training": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], ["pgd", "aa"])},
     "33_jatp_white_box": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], [])},
     "34_jatp_bpda_ablation_embedding": {JATP: ([*JATP_OBLIVIOUS, "jatp"], ["pgd"])},
+    "41_dir_motivation": {DIR: ([], ["pgd", "mi"])},
+    "42_dir_training": {DIR: (["dir_pretraining_p", "dir", "hgd_p", "hgd_full"], [])},
+    "43_dir_white_box": {DIR: ([*JATP_OBLIVIOUS, "jatp", "dir", "dir_natural", "hgd_natural_p", "jatp_natural"], [])},
+    "44_dir_adaptive": {DIR: (["dir", "jatp", "me_net", "me_net_a"], [])},
+    "45_dir_ablation_embedding": {DIR: ([*JATP_OBLIVIOUS, *JATP_FULL, "jatp", "dir", "dir_alone", "dir_joint", "dir_released"], [])},
     "53_speed": {},
 }
 

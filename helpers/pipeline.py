@@ -19,8 +19,8 @@ from helpers import ROOT, artifacts, data, defenses, device, networks, profiles,
 from helpers.attacks import ATTACKS, draws, random_targets
 from helpers.training import fit
 
-# Attacks run on this many images at a time.
-CHUNK = 500
+# Attacks run on this many images at a time, EOT on fewer: it keeps the graphs of all its passes in memory.
+CHUNK, PASSES = 500, 2000
 
 # Weights that ship inside the advertorch package.
 ADVERTORCH_WEIGHTS = {
@@ -248,9 +248,10 @@ class Experiment:
                 more["seed"] = self.seed
             if "mask" in more:  # by its name, so that it can be part of the key
                 more["mask"] = stickers.mask(more["mask"], size=x.shape[-1])
+            chunk = min(CHUNK, max(1, PASSES // getattr(victim, "samples", 1)))
             parts = [
                 ATTACKS[settings["attack"]](victim, xs, ys, targeted=settings["targeted"], **more)
-                for xs, ys in zip(x.split(CHUNK), y.split(CHUNK), strict=True)
+                for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True)
             ]
             return {"images": torch.cat(parts)}, {}
 

@@ -46,7 +46,9 @@ class MaskedViT(nn.Module):
         slots = visible if slots is None else slots
         every = self.hidden.to(code.dtype).expand(len(x), self.places, -1)
         every = every.scatter(1, slots[..., None].expand_as(code), code)
-        restored = self.head(self.decoder(every + self.decoder_places))
+        decoded = self.decoder(every + self.decoder_places)
+        with torch.autocast(x.device.type, enabled=False):  # an image in bfloat16 has fewer than 256 shades
+            restored = self.head(decoded.float())
         return (to_images(restored, self.patch, x.shape[1]) + 1) / 2
 
 
