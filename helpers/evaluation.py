@@ -172,20 +172,23 @@ def fooling_rate(model, natural, adversarial):
 def gain(defended, bare):
     """What the denoiser adds to the robust accuracy of the bare target, a `Score` in percentage points.
 
-    defended, bare: bool (N,), the *same* images in the same order, True where the pipeline, or the bare
-    target, still gives the true label under its own attack (`right`).  ValueError for anything else.
+    defended, bare: (N,), the *same* images in the same order: bool, True where the pipeline, or the bare
+    target, still gives the true label under its own attack (`right`); or, of a stochastic one, each image's share of
+    right `passes`, in [0,1].  ValueError for anything else.
 
     The images are paired, so what counts is how many only one of the two gets right.  95 % interval of
     Agresti & Min (2005, "Simple improved confidence intervals for comparing matched proportions"): Wald's,
-    after 1/2 is added to each of the four cells.
+    after 1/2 is added to each of the four cells.  For shares the same formula.
     """
-    if not (defended.dtype == bare.dtype == torch.bool and defended.shape == bare.shape == (bare.numel(),)):
+    one, other = (answers.double() for answers in (defended, bare))
+    fit = one.shape == other.shape == (one.numel(),) and torch.cat([one, other]).sub(0.5).abs().le(0.5).all()
+    if not fit or any(answers.dtype == torch.int64 for answers in (defended, bare)):  # labels
         given = " and ".join(f"{answers.dtype} {tuple(answers.shape)}" for answers in (defended, bare))
-        raise ValueError(f"gain needs two bool tensors (N,) of the same images, as `right` gives them, not {given}")
-    n, won, lost = len(bare), int((defended & ~bare).sum()), int((bare & ~defended).sum())
-    centre = (won - lost) / (n + 2)
-    half = Z * sqrt((won + lost + 1) / (n + 2) - centre**2) / sqrt(n + 2)
-    return Score(100 * (won - lost) / n, (100 * max(-1.0, centre - half), 100 * min(1.0, centre + half)), n)
+        raise ValueError(f"gain needs two tensors (N,) of the same images, as `right` gives them, or shares, not {given}")
+    n, d = len(one), one - other
+    centre = d.sum().item() / (n + 2)
+    half = Z * sqrt((d.square().sum().item() + 1) / (n + 2) - centre**2) / sqrt(n + 2)
+    return Score(100 * d.mean().item(), (100 * max(-1.0, centre - half), 100 * min(1.0, centre + half)), n)
 
 
 def gain_verdict(score):

@@ -204,9 +204,9 @@ class Experiment:
         return method
 
     def _of_the_denoiser(self, spec, changes):
-        """Those of `changes` that a method hands on to its denoiser, which its pre-training has to share."""
+        """The settings that a method hands on to its denoiser, which its pre-training has to share."""
         own = inspect.signature(defenses.DEFENSES[spec.method]).parameters
-        return {name: value for name, value in changes.items() if name not in own}
+        return {name: value for name, value in (spec.settings | changes).items() if name not in own}
 
     def _training_data(self, defense, changes):
         spec, seen = self._method(defense)

@@ -43,7 +43,7 @@ def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="f
     schedulers = method.schedulers(optimizers, epochs) if hasattr(method, "schedulers") else []
     history = _resume(checkpoint, method, optimizers, schedulers)
 
-    with seeded(seed):
+    with seeded(seed), torch.enable_grad():  # wherever it is called from
         silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
         progress = tqdm(range(len(history), epochs), desc="epochs", leave=False, disable=silent)
         for epoch in progress:

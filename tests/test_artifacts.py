@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import ROOT, artifacts
+from helpers import ROOT, artifacts, data
 from helpers.artifacts import ArtifactError
 from helpers.pipeline import Experiment
 
@@ -233,6 +233,18 @@ def test_every_shipped_artifact_has_the_key_of_its_settings(file):
 
 
 def test_the_shipped_denoisers_are_those_of_the_quick_profile():
-    lab = Experiment("quick", "cifar10", 0, paper="jatp")
-    defenses = ["ape_gan_p", "hgd_p", "nrp", "ape_gan_full", "hgd_full", "nrp_full", "jatp", "jatp_prime"]
-    assert {lab.defense_path(d).name for d in defenses} <= {file.name for file in artifacts.SHIPPED.iterdir()}
+    both = ["ape_gan_p", "hgd_p", "nrp", "ape_gan_full", "hgd_full", "nrp_full", "jatp"]
+    own = {"jatp": ["jatp_prime"], "dir": ["dir_pretraining_p", "dir", "dir_alone", "dir_joint", "dir_released", "dir_natural"]}
+    shipped = {file.name for file in artifacts.SHIPPED.iterdir()}
+    for paper, defenses in own.items():
+        lab = Experiment("quick", "cifar10", 0, paper=paper)
+        assert {lab.defense_path(d).name for d in both + defenses} <= shipped
+
+
+@pytest.mark.parametrize("file", sorted(artifacts.SHIPPED.glob("*-aa*.safetensors")), ids=lambda file: file.stem)
+def test_every_shipped_adversarial_image_is_in_the_ball_around_its_natural_one(file):
+    shipped = artifacts.load(file)
+    settings, images = shipped.info["settings"], shipped.tensors["images"]
+    x, _ = data.load(settings["data"]["name"], "test", n=settings["data"]["n"], source="sample")
+    change = (images - x[: settings["n"]]).abs().max()
+    assert 0 < change <= settings["settings"]["eps"] + 1e-6 and images.min() >= 0 and images.max() <= 1

@@ -201,6 +201,28 @@ def test_the_terms_are_those_of_equations_5_and_6(target, batch):
     torch.testing.assert_close(method.overall(losses), losses["adv"] + 3 * losses["rep"] + 0.5 * losses["mse"])
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_the_game_reaches_the_denoiser_through_both_predictions_unless_one_is_held_still(target, batch, held):
+    method, x, y = DIR(target, **SLIM, held=held), batch["natural"], batch["label"]
+    visible = method.masks(x)
+    torch.manual_seed(5)
+    method.losses(x, x, y, visible)["rep"].backward()
+    got = method.denoiser.vit.head.weight.grad
+    torch.manual_seed(5)
+    restored = method.denoiser(x, visible)
+    moved = method.perturbed(restored)
+    if not held:
+        moved = restored + (moved - restored).detach()
+    p, q = target(restored).softmax(1), target(moved).softmax(1)
+    (expected,) = torch.autograd.grad((p * (p / q).log()).sum(1).mean(), method.denoiser.vit.head.weight)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
+    through_one = torch.autograd.grad(
+        F.kl_div(target(moved.detach()).log_softmax(1), target(method.denoiser(x, visible)).softmax(1), reduction="batchmean"),
+        method.denoiser.vit.head.weight,
+    )[0]
+    assert torch.allclose(got, through_one, rtol=1e-2, atol=1e-6) == held
+
+
 def test_pre_training_redraws_the_natural_image_behind_each_mask(batch):
     method = DIRPretraining(**NET, augment=False)
     before = copy.deepcopy(method)

@@ -179,6 +179,14 @@ def test_the_order_of_the_images_is_what_the_gain_rests_on():
     assert (gain_verdict(paired), gain_verdict(shuffled)) == ("gains", "no difference seen")
 
 
+def test_the_gain_of_shares_of_right_passes_is_that_of_answers_where_the_passes_agree_and_surer_where_not():
+    defended, bare = answers(9, 4, 100)
+    assert gain(defended.double(), bare.double()) == gain(defended, bare) == gain(defended.double(), bare)
+    undecided = torch.full((100,), 0.55)
+    low, high = gain(undecided, torch.full((100,), 0.5)).interval
+    assert low < 5 < high < 7 and gain(undecided, torch.full((100,), 0.5)).value == pytest.approx(5)
+
+
 def test_a_gain_stays_within_100_points():
     assert gain(*answers(3, 0, 3)).interval[1] == 100 and gain(*answers(0, 3, 3)).interval[0] == -100
 
@@ -187,13 +195,14 @@ def test_a_gain_stays_within_100_points():
     "defended, bare",
     [
         (torch.ones(3).bool(), torch.ones(4).bool()),
-        (torch.ones(3), torch.ones(3).bool()),
-        (torch.ones(3).bool(), torch.ones(3)),
+        (torch.ones(3).long(), torch.ones(3).bool()),
+        (torch.ones(3).bool(), torch.ones(3).long()),
+        (torch.full((3,), 50.0), torch.ones(3)),
         (torch.ones(2, 3).bool(), torch.ones(2, 3).bool()),
     ],
 )
 def test_a_gain_needs_the_same_images_judged_right_or_wrong(defended, bare):
-    with pytest.raises(ValueError, match=r"two bool tensors \(N,\).*not torch"):
+    with pytest.raises(ValueError, match=r"two tensors \(N,\).*not torch"):
         gain(defended, bare)
 
 

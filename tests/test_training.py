@@ -48,6 +48,13 @@ def test_the_loss_falls_and_the_history_holds_the_reported_losses_by_epoch():
     assert history[-1]["mse"] < 0.05 * history[0]["mse"]
 
 
+def test_a_method_learns_wherever_it_is_asked_for():
+    """A notebook asks for a network in the midst of an evaluation, and it may have to be trained first."""
+    with torch.no_grad():
+        history = fit(Regression(), toy(), epochs=3, batch_size=5, seed=0)
+    assert history[-1]["mse"] < history[0]["mse"]
+
+
 def test_the_history_is_the_mean_over_an_epochs_batches():
     class Counting(Regression):
         def training_step(self, batch, optimizers):

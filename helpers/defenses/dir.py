@@ -123,17 +123,18 @@ class DIR(nn.Module):
     mse: weight of ‖x̃ − x‖², for training without pre-training (Section 4.3); 0 in the method itself.
     augment: random crops and mirror images.  discard: settings of `Discard`.
 
-    The paper trains the denoiser alone.  The released code does otherwise in four places, each a setting of its own:
+    The paper trains the denoiser alone.  The released code does otherwise in five places, each a setting of its own:
     joint: a copy of the target is trained along, at a learning rate of 0.1 and the denoiser at 5e-5.
     misplaced: see `Discard`.
     projected=False: the steps of δ are not brought back into the ball, so that it may reach steps·step_size.
+    held: x̃ + δ is held still in L_rep, so that its gradient passes through h(x̃) alone.  Eq. 5 has x̃ in both places.
     alpha=1.
     Raises ValueError for `joint` without a target.
     """
 
     def __init__(
         self, target=None, alpha=2.0, eps=8 / 255, step_size=2 / 255, steps=5, mse=0.0, joint=False, projected=True,
-        learning_rate=0.01, augment=True, **discard,
+        held=False, learning_rate=0.01, augment=True, **discard,
     ):  # fmt: skip
         super().__init__()
         if joint and target is None:
@@ -143,7 +144,7 @@ class DIR(nn.Module):
         # A plain attribute: a submodule would be saved, trained and switched to train mode.
         object.__setattr__(self, "target", target)
         self.attack = {"eps": eps, "step_size": step_size, "steps": steps}
-        self.alpha, self.mse, self.projected = alpha, mse, projected
+        self.alpha, self.mse, self.projected, self.held = alpha, mse, projected, held
         self.learning_rate, self.augment = learning_rate, augment
 
     def forward(self, x):
@@ -201,6 +202,8 @@ class DIR(nn.Module):
         """The terms of Eq. 5 and 6, and ‖x̃ − x‖², means over the batch, as {"adv", "rep", "mse"}."""
         restored = self.denoiser(x_adv, visible)
         perturbed = self.perturbed(restored)
+        if not self.held:  # δ is a constant, but x̃ + δ moves with x̃
+            perturbed = restored + (perturbed - restored).detach()
         target = self.classifier()
         with attackable(target) if self.joint_target is None else nullcontext():
             logits, moved = target(torch.cat([restored, perturbed])).float().chunk(2)
