@@ -66,7 +66,7 @@ def test_a_dir_step_takes_both_masks_in_one_pass_and_no_pass_too_many():
     batches = []
     method.denoiser.vit.register_forward_hook(lambda vit, given, out: batches.append(len(out)))
     assert counted(step).flops == counted(floors["bare passes"]).flops
-    assert batches == [8] * (training.STEPS + 1)  # two masks of four images, in the attack's steps and the update
+    assert batches == [8] * (training.DIR_STEPS + 1)  # two masks of four images, in the attack's steps and the update
 
 
 def test_the_attack_of_a_jatp_step_ends_at_its_layer():

@@ -60,7 +60,7 @@ def mask_adaptive(model, x, y, *, targeted, eps, **settings):
 def restored(model, x, y, *, targeted, eps, loss="ce", **settings):
     """DIR's attack on the restored representation (Eq. 9): the target attacked around g(x).
 
-    model: a pipeline with `target` and `denoiser`.  The ball is around the *restored* image, and
+    model: a pipeline with `target` and `denoiser`.  The ball is around the *restored* image, cut to [0,1], and
     so is the result: show it to the target, not to the pipeline.  A stochastic denoiser restores
     once, by the random numbers of the attack's seed; no other draw of it plays a part.
     """

@@ -32,15 +32,15 @@ class Discard(nn.Module):
     def __init__(self, hidden=0.5, misplaced=False, **network):
         super().__init__()
         self.vit = build("masked_vit", **network)
-        self.shown = self._shown(hidden)
-        if misplaced and 2 * self.shown != self.vit.places:
-            raise ValueError(f"misplaced=True exchanges halves: hidden must be 0.5, got {hidden}")
         self.misplaced = misplaced
+        self.shown = self._shown(hidden)
 
     def _shown(self, hidden):
         shown = round((1 - hidden) * self.vit.places)
         if not 0 < shown <= self.vit.places:
             raise ValueError(f"hidden={hidden} shows {shown} of {self.vit.places} patches: choose at least 0, and less than 1")
+        if self.misplaced and 2 * shown != self.vit.places:
+            raise ValueError(f"misplaced=True exchanges halves: hidden must be 0.5, got {hidden}")
         return shown
 
     def hiding(self, hidden):
@@ -74,9 +74,9 @@ class Discard(nn.Module):
 class DIRPretraining(nn.Module):
     """Pre-training of DIR's denoiser to redraw natural images from what masks leave of adversarial ones (Eq. 2).
 
-    Its attacks are on the bare target.  Neither the optimizer nor its rate is in the paper: AdamW and its settings
-    are those of the released code, whose 1000 epochs are 20 in the paper.
-    augment: random crops and mirror images.  discard: settings of `Discard`.
+    Its attacks are on the bare target.  Neither the optimizer nor its rate is in the paper: AdamW, its betas, decay
+    and rate are those of the released code, whose 1000 epochs are 20 in the paper; its warm-up is left out.
+    augment: random crops and mirror images, which are ours here.  discard: settings of `Discard`.
     """
 
     def __init__(self, learning_rate=1.5e-4, augment=True, **discard):
@@ -123,8 +123,9 @@ class DIR(nn.Module):
     mse: weight of ‖x̃ − x‖², for training without pre-training (Section 4.3); 0 in the method itself.
     augment: random crops and mirror images.  discard: settings of `Discard`.
 
-    The paper trains the denoiser alone.  The released code does otherwise in five places, each a setting of its own:
-    joint: a copy of the target is trained along, at a learning rate of 0.1 and the denoiser at 5e-5.
+    The paper trains the denoiser alone.  Five of the things that the released code does otherwise are settings:
+    joint: a copy of the target is trained along, at a learning rate of 0.1 and the denoiser at 5e-5, whatever
+        `learning_rate` says.  (There the classifier begins untrained, and its rate alone is lowered.)
     misplaced: see `Discard`.
     projected=False: the steps of δ are not brought back into the ball, so that it may reach steps·step_size.
     held: x̃ + δ is held still in L_rep, so that its gradient passes through h(x̃) alone.  Eq. 5 has x̃ in both places.
@@ -164,7 +165,7 @@ class DIR(nn.Module):
 
     def schedulers(self, optimizers, epochs):
         """A tenth of the learning rate after the 75th of 90 epochs; the second step, at the 90th, ends the training."""
-        return [torch.optim.lr_scheduler.MultiStepLR(optimizers["sgd"], [epochs * 75 // 90])]
+        return [torch.optim.lr_scheduler.MultiStepLR(optimizers["sgd"], [max(1, epochs * 75 // 90)])]
 
     def classifier(self):
         """h: the target, or its copy that is trained along."""
@@ -172,9 +173,9 @@ class DIR(nn.Module):
 
     def white_box(self, x, y, visible):
         """x' (Algorithm 1, line 5): PGD on h∘g with the masks in use; (N,C,S,S) -> the same, in the ball around x."""
-        overall = _Overall(self.classifier(), self.denoiser, visible)
-        with attackable(overall):
-            return pgd(overall, x, y, targeted=False, seed=int(torch.randint(2**31, ())), **self.attack)
+        defended = _DefendedBehind(self.classifier(), self.denoiser, visible)
+        with attackable(defended):
+            return pgd(defended, x, y, targeted=False, seed=int(torch.randint(2**31, ())), **self.attack)
 
     def perturbed(self, restored):
         """x̃ + δ (line 8): argmax_δ KL(h(x̃+δ), h(x̃)) in the ball around x̃ (Eq. 4); (N,C,S,S) -> the same.
@@ -232,8 +233,8 @@ class DIR(nn.Module):
         return {name: value.detach() for name, value in losses.items()} | {"overall": loss.detach()}
 
 
-class _Overall(nn.Module):
-    """h∘g with given masks, as a module that an attack can be run on."""
+class _DefendedBehind(nn.Module):
+    """target ∘ denoiser behind given masks, as a module that an attack can be run on."""
 
     def __init__(self, target, denoiser, visible):
         super().__init__()
