@@ -291,6 +291,11 @@ def test_a_patch_must_divide_the_image():
         networks.build("masked_vit", patch=3)
 
 
+def test_images_of_another_size_are_refused(batch):
+    with pytest.raises(ValueError, match=r"images of 16×16 pixels \(image_size\), got \(28, 28\)"):
+        Discard(**NET)(torch.rand(1, 3, 28, 28))
+
+
 def test_images_survive_being_cut_into_patches():
     x = torch.rand(2, 3, 12, 12)
     torch.testing.assert_close(to_images(to_patches(x, 4), 4, 3), x)

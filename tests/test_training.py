@@ -135,7 +135,9 @@ def test_bf16_computes_in_bfloat16_and_updates_in_float32():
 def test_every_method_trains_in_bf16(name, lenet):
     attack = {"attack_settings": {"eps": 0.3, "steps": 2}}
     guided = {"target": lenet, "in_channels": 1, "blocks": 1, "layer": "conv2"}
+    vit = {"in_channels": 1, "image_size": 28, "patch": 7, "encoder": 1, "decoder": 1}
     settings = {
+        "dir_pretraining": vit, "dir": vit | {"target": lenet},
         "hgd": {"target": lenet}, "nrp": guided, "jatp": guided, "adversarial_training": attack,
         "trades": attack, "mart": attack, "mma": {"steps": 2, "images": 10},
     }.get(name, {})  # fmt: skip

@@ -12,7 +12,7 @@ class MaskedViT(nn.Module):
     The published network (DIR, Section 4.1; sizes from the released code): patches of 2×2 pixels, 192 channels,
     3 heads, 8 blocks that see the visible patches alone and 2 that see all places.
     width: of the 192 channels, rounded to a multiple of the heads.  encoder, decoder: blocks.
-    Raises ValueError for a patch that does not divide the image.
+    Raises ValueError for a patch that does not divide the image, and for images of another size.
     """
 
     def __init__(self, num_classes=None, width=1.0, in_channels=3, image_size=32, patch=2, encoder=8, decoder=2):
@@ -22,7 +22,7 @@ class MaskedViT(nn.Module):
         if image_size % patch:
             raise ValueError(f"patches of {patch} pixels do not divide an image of {image_size}: choose a divisor")
         channels = HEADS * max(1, round(width * 192 / HEADS))
-        self.patch, self.places = patch, (image_size // patch) ** 2
+        self.size, self.patch, self.places = image_size, patch, (image_size // patch) ** 2
         self.embed = nn.Linear(in_channels * patch**2, channels)
         self.encoder = nn.Sequential(*[Block(channels, HEADS) for _ in range(encoder)], nn.LayerNorm(channels))
         self.decoder = nn.Sequential(*[Block(channels, HEADS) for _ in range(decoder)])
@@ -40,6 +40,8 @@ class MaskedViT(nn.Module):
         slots: (N,V), the places that the decoder takes the visible patches to stand at; by default their own.
         The result is about in [0,1], without a limit.
         """
+        if x.shape[-2:] != (self.size, self.size):
+            raise ValueError(f"made for images of {self.size}×{self.size} pixels (image_size), got {tuple(x.shape[-2:])}")
         patches = to_patches(2 * x - 1, self.patch)
         seen = self.embed(take(patches, visible)) + self.encoder_places[visible]
         code = self.encoder(seen)
