@@ -353,8 +353,7 @@ def load_target(name):
 
     "lenet5_clean" and "lenet5_adv", for MNIST, come with the advertorch package: trained on clean
     images and by PGD adversarial training.  They are loaded with `weights_only`, so that no code in
-    the file can run.  "fashion_cnn_nat" (Fashion-MNIST) and "resnet18_quarter_nat" (CIFAR-10) are
-    from `data/zoo`.
+    the file can run.  Those of `ZOO`, for Fashion-MNIST and CIFAR-10, are from `data/zoo`.
     """
     if name in ZOO:
         file, network = ZOO[name]
