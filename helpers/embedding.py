@@ -1,9 +1,14 @@
-"""Two-dimensional maps of latent codes, and a number for how well they keep classes apart."""
+"""Two-dimensional maps of latent codes, and numbers for what they keep apart."""
 
 import torch
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 METHODS = ("tsne", "umap")
 MAX_POINTS = 2000  # t-SNE of so many takes most of a minute on one core
@@ -40,3 +45,39 @@ def embed(points, method, seed=0):
 def separation(points, labels):
     """Silhouette score of `labels` (N,) in `points` (N,D): 1 for groups apart, 0 for mixed, below 0 for wrong ones."""
     return float(silhouette_score(points, labels))
+
+
+def probe(groups, judge="linear", folds=5, seed=0):
+    """Is it gone? Accuracy, in percent, of a fresh judge that says which of `groups` a code is from.
+
+    groups: one tensor (N,...) for each answer; row i of all of them must stem from the same image, as do natural
+        images and the attacks on them.  Guessing finds 100 / len(groups).  The rest is as in `read_off`.
+    ValueError for groups of different sizes.
+    """
+    if len({len(group) for group in groups}) != 1:
+        raise ValueError(f"each row needs its like in every group: got {[len(group) for group in groups]} rows")
+    n = len(groups[0])
+    answers, images = torch.arange(len(groups)).repeat_interleave(n), torch.arange(n).repeat(len(groups))
+    return read_off(torch.cat(list(groups)), answers, judge, folds, seed, images)
+
+
+def read_off(points, labels, judge="linear", folds=5, seed=0, images=None):
+    """Accuracy, in percent, of a fresh judge that reads `labels` (N,) off `points` (N,...), cross-validated.
+
+    judge: "linear", a logistic regression on standardised points, or "mlp", a network with one hidden layer of 100.
+    images: (N,), where several points stem from one image: all of them are on the same side of each split, so that
+        no image is learned by heart.
+    ValueError for another judge.
+    """
+    if judge not in JUDGES:
+        raise ValueError(f"judge is one of {', '.join(JUDGES)}, got {judge!r}")
+    points, labels = torch.as_tensor(points).detach().flatten(1).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
+    fresh = make_pipeline(StandardScaler(), JUDGES[judge](seed))
+    splits = {"cv": folds} if images is None else {"cv": GroupKFold(folds), "groups": images.numpy()}
+    return 100 * cross_val_score(fresh, points, labels, **splits).mean()
+
+
+JUDGES = {
+    "linear": lambda seed: LogisticRegression(max_iter=1000),
+    "mlp": lambda seed: MLPClassifier(max_iter=100, early_stopping=True, random_state=seed),
+}

@@ -76,6 +76,16 @@ def error_rate(model, x, y):
     return _complement(accuracy(model, x, y))
 
 
+def broken_by_any(*withstood):
+    """Share of the images that at least one of several attackers breaks: the robust error against all of them.
+
+    withstood: what `right` (N,) says of each attacker's images; where the lengths differ, the first images that all have.
+    """
+    n = min(map(len, withstood))
+    left = torch.stack([answers[:n] for answers in withstood]).all(0)
+    return Rate(int((~left).sum()), n)
+
+
 # Stochastic defenses -----------------------------------------------------------------------------
 
 

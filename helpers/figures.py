@@ -10,8 +10,11 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 LABELS = {
     "natural": "natural", "pgd_n": "PGD$_N$", "pgd_t": "PGD$_T$", "cw_n": "CW$_N$", "ddn_n": "DDN$_N$",
     "aa_n": "AA$_N$", "jsma_t": "JSMA$_T$", "pgd_n_big": "PGD$_N$ ε′", "aa_n_big": "AA$_N$ ε′", "sta_n": "STA$_N$",
+    "sta_t": "STA$_T$", "fwa_n": "FWA$_N$", "fwa_n_big": "FWA$_N$ ε′",
+    "ap1": "AP$_1$", "ap2": "AP$_2$", "ap3": "AP$_3$", "ap4": "AP$_4$",
     "none": "none", "at_pgd": "AT", "doa_7x7": "DOA$_{7×7}$", "ape_gan_pp": "APE-G$_{PP}$", "ape_gan_dp": "APE-G$_{DP}$",
     "hgd_pp": "HGD$_{PP}$", "hgd_dp": "HGD$_{DP}$", "arn_pp": "ARN$_{PP}$", "arn_dp": "ARN$_{DP}$",
+    "arn_p": "ARN$_P$", "arn_ps": "ARN$_{PS}$", "arn_dps": "ARN$_{DPS}$", "arn_ap": "ARN", "doa_9x5": "DOA$_{9×5}$",
     "pgd_u": "PGD$_u$", "cw_u": "CW$_u$", "cw_t": "CW$_T$", "ddn_u": "DDN$_u$", "ddn_t": "DDN$_T$", "ba_u": "BA$_u$",
     "ls_u": "LS$_u$", "st_u": "ST$_u$", "st_t": "ST$_T$", "sfw_u": "SFW$_u$", "fgsm_u": "FGSM$_u$", "aa_u": "AA$_u$",
     "add_pp": "ADD$_{PP}$", "add_dd": "ADD$_{DD}$", "add_ap": "ADD", "add_ap_re": "ADD-re", "add_sp": "ADD-S",

@@ -32,6 +32,9 @@ ADVERTORCH_WEIGHTS = {
 ZOO = {
     "fashion_cnn_nat": ("fashion_mnist_cnn_nat.safetensors", {"name": "fashion_cnn", "in_channels": 1}),
     "resnet18_quarter_nat": ("cifar10_resnet18_quarter_nat.safetensors", {"name": "resnet18", "width": 0.25}),
+    "resnet18_quarter_adv": ("cifar10_resnet18_quarter_adv.safetensors", {"name": "resnet18", "width": 0.25}),
+    "wrn28_1_nat": ("cifar10_wrn28_1_nat.safetensors", {"name": "wrn28_20", "width": 0.05}),
+    "vgg19_eighth_nat": ("cifar10_vgg19_eighth_nat.safetensors", {"name": "vgg19", "width": 0.125}),
     # trained adversarially, each by another strategy
     **{
         f"resnet18_eighth_{strategy}": (

@@ -8,7 +8,7 @@ from helpers.networks import NETWORKS, build
 
 CLASSIFIERS = ["lenet5", "resnet18", "resnet110"]
 DENOISERS = ["ape_gan_generator", "hgd_unet", "nrp_purifier"]
-SMALL = {"fashion_cnn": 28, "svhn_cnn": 32, "lisa_cnn": 32}  # made for images of one side
+SMALL = {"fashion_cnn": 28, "svhn_cnn": 32, "lisa_cnn": 32, "wrn28_20": 32, "vgg19": 32}  # made for images of one side
 SIDED = ["encoder", "generator", "image_discriminator", "ape_gan_discriminator"]  # take image_size
 
 
@@ -34,7 +34,7 @@ def test_classifiers_give_a_logit_per_class(name, side, in_channels):
 
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize("name, side", SMALL.items())
-def test_adds_small_targets_give_a_logit_per_class(name, side, in_channels):
+def test_other_targets_give_a_logit_per_class(name, side, in_channels):
     assert small(name, in_channels, num_classes=7)(torch.rand(2, in_channels, side, side)).shape == (2, 7)
 
 
@@ -86,6 +86,8 @@ def test_the_unet_subtracts_the_noise_it_predicts():
 @pytest.mark.parametrize("name, in_channels, more, count", [
     ("resnet18", 3, {}, 11_173_962),  # the usual count of this form of ResNet-18
     ("resnet110", 3, {}, 1_727_962),  # He et al., Table 6: 1.7 M
+    ("wrn28_20", 3, {"width": 0.5}, 36_479_194),  # WRN-28-10; Zagoruyko & Komodakis, Table 4: 36.5 M
+    ("vgg19", 3, {}, 20_040_522 - 2 * 64 - 2 * 128 - 4 * 256 - 8 * 512),  # the usual count, less biases before BatchNorm
     ("lenet5", 1, {}, 32 * 10 + 64 * 289 + 200 * 3137 + 2010),
     # ADD-Defense, Appendix C.2
     ("fashion_cnn", 1, {}, 32 * 10 + 64 * 289 + 128 * 577 + 10 * (9 * 128 + 1)),

@@ -12,7 +12,8 @@ from helpers.pipeline import ADVERTORCH_WEIGHTS, ZOO
 
 
 CLASSIFIERS = ("classifier", "adversarial_training", "trades", "mart", "mma", "me_net", "smoothing")
-TARGETS = {"standard", "natural", "trades", "mart", "mma"}  # of JATP and DIR: ready-made in one profile, trained in another
+# of JATP, DIR and ARN: ready-made in one profile, trained in another
+TARGETS = {"standard", "natural", "trades", "mart", "mma", "wrn", "vgg"}
 
 
 def experiments(profile):
@@ -82,7 +83,7 @@ def test_the_letter_after_an_attack_says_whether_it_is_targeted(name):
                 continue
             kind, goal = attack.split("_")[:2]
             assert goal == ("t" if settings.targeted else {"arn": "n", "add": "u"}[paper])
-            assert paper != "arn" or kind == settings.attack
+            assert paper != "arn" or kind == settings.attack.removesuffix("_pgd")
 
 
 def test_a_notebook_written_for_quick_finds_its_names_in_every_profile():

@@ -10,6 +10,8 @@ at, trades, mart, mma: a ResNet-18 of an eighth of the published width, trained 
 methods of JATP's targets, six epochs with a cyclic rate, random crops and mirror images, bf16.  Where the papers'
 attacks make ten steps of 0.007, these make two of 5/255 in the same ball of 8/255; MMA's has two steps and
 five halvings.
+wrn, vgg: a WRN-28 of 16, 32 and 64 channels and a VGG-19 of an eighth of the published width, trained on natural
+images of the full CIFAR-10 for eight and twelve epochs with a cyclic rate, random crops and mirror images, bf16.
 fashion: ADD's CNN for Fashion-MNIST, eight epochs on the full set.
 With --checkpoint a training that was killed goes on after its last whole epoch (not natural and adversarial).
 The weights are stored in float16, which holds them at half the size, and load into float32.
@@ -74,18 +76,22 @@ def cifar10(training):
     return net
 
 
-def robust(name, checkpoint):
-    """ResNet-18 of an eighth of the published width, by a method of `ROBUST`."""
+def trained(method, epochs, checkpoint, **settings):
+    """The network of `method` (a class), trained on the full CIFAR-10."""
     x, y = data.load("cifar10", "train", source="full")
-    make, settings = ROBUST[name]
-    method = make(
-        network="resnet18", width=0.125, in_channels=3, optimizer="sgd", learning_rate=RATE, weight_decay=5e-4,
-        schedule="cyclic", augment=True, **settings,
-    )  # fmt: skip
+    method = method(
+        in_channels=3, optimizer="sgd", learning_rate=RATE, weight_decay=5e-4, schedule="cyclic", augment=True, **settings
+    )
     images = {"natural": x, "label": y, "index": torch.arange(len(x))}
-    history = fit(method, images, epochs=6, batch_size=BATCH, seed=0, precision="bf16", checkpoint=checkpoint)
+    history = fit(method, images, epochs=epochs, batch_size=BATCH, seed=0, precision="bf16", checkpoint=checkpoint)
     print(*history, sep="\n")
     return method.network
+
+
+def robust(name, checkpoint):
+    """ResNet-18 of an eighth of the published width, by a method of `ROBUST`."""
+    method, settings = ROBUST[name]
+    return trained(method, 6, checkpoint, network="resnet18", width=0.125, **settings)
 
 
 def fashion_mnist(checkpoint):
@@ -100,6 +106,12 @@ def fashion_mnist(checkpoint):
 NETS = {
     "natural": ("cifar10_resnet18_quarter_nat", "cifar10", lambda _: cifar10("natural")),
     "adversarial": ("cifar10_resnet18_quarter_adv", "cifar10", lambda _: cifar10("adversarial")),
+    "wrn": (
+        "cifar10_wrn28_1_nat", "cifar10", lambda file: trained(Classifier, 8, file, network="wrn28_20", width=0.05)
+    ),
+    "vgg": (
+        "cifar10_vgg19_eighth_nat", "cifar10", lambda file: trained(Classifier, 12, file, network="vgg19", width=0.125)
+    ),
     "fashion": ("fashion_mnist_cnn_nat", "fashion_mnist", fashion_mnist),
 } | {
     name: (f"cifar10_resnet18_eighth_{name}", "cifar10", functools.partial(robust, name)) for name in ROBUST

@@ -10,11 +10,15 @@ from helpers.networks.masked_vit import MaskedViT
 from helpers.networks.nrp import NRPDiscriminator, NRPPurifier
 from helpers.networks.resnet import resnet18, resnet110
 from helpers.networks.small_cnns import fashion_cnn, lisa_cnn, svhn_cnn
+from helpers.networks.vgg import vgg19
+from helpers.networks.wide_resnet import WideResNet
 
 NETWORKS = {
     "lenet5": LeNet5,
     "resnet18": resnet18,
     "resnet110": resnet110,
+    "wrn28_20": WideResNet,
+    "vgg19": vgg19,
     "fashion_cnn": fashion_cnn,
     "svhn_cnn": svhn_cnn,
     "lisa_cnn": lisa_cnn,
@@ -35,7 +39,7 @@ def build(name, num_classes=10, width=1.0, in_channels=3, **more):
     """A freshly initialised network in channels_last format (faster, and the same function).
 
     num_classes: outputs of a classifier (attack types for `attack_discriminator`).
-    width: scales all channel counts; 1.0 is the published network.
+    width: scales all channel counts (but those of `wrn28_20`'s first layer); 1.0 is the published network.
     in_channels: 1 or 3 image channels.
     more: `image_size` (28 or 32) for `encoder`, `generator`, `image_discriminator`,
         `ape_gan_discriminator`, `masked_vit`; `variational` for `encoder`; `out_channels` for `generator`;

@@ -10,6 +10,19 @@ from helpers.networks.scaling import scaled
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
+class Standardised(nn.Module):
+    """Images (N,C,H,W) in [0,1] -> of three channels by CIFAR-10's statistics, of any other number to [-1,1]."""
+
+    def __init__(self, in_channels):
+        super().__init__()
+        mean, std = (CIFAR_MEAN, CIFAR_STD) if in_channels == 3 else ((0.5,) * in_channels, (0.5,) * in_channels)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride).
 
@@ -37,19 +50,15 @@ class BasicBlock(nn.Module):
         return F.relu(out + x)
 
 
-class ResNet(nn.Module):
+class ResNet(Standardised):
     """Classifier: (N,in_channels,H,W) in [0,1] -> (N,num_classes) logits.
 
     channels, blocks: channels and number of basic blocks of each stage; every stage after
-    the first halves the resolution.  Three-channel input is normalised with CIFAR-10's
-    statistics, anything else to [-1,1].
+    the first halves the resolution.
     """
 
     def __init__(self, channels, blocks, num_classes, in_channels, pad_shortcut):
-        super().__init__()
-        mean, std = (CIFAR_MEAN, CIFAR_STD) if in_channels == 3 else ((0.5,) * in_channels, (0.5,) * in_channels)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        super().__init__(in_channels)
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, channels[0], 3, 1, 1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
         )
@@ -62,12 +71,12 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(c_in, num_classes)
 
     def forward(self, x):
-        x = self.blocks(self.stem((x - self.mean) / self.std))
+        x = self.blocks(self.stem(super().forward(x)))
         return self.linear(x.mean((2, 3)))
 
     def first_features(self, x):
         """Output of the first ReLU, (N,channels[0],H,W): the latent feature ℱ of ARN Fig. 1."""
-        return self.stem((x - self.mean) / self.std)
+        return self.stem(super().forward(x))
 
 
 def resnet18(num_classes=10, width=1.0, in_channels=3):
