@@ -29,7 +29,12 @@ SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over 
 # The graph -----------------------------------------------------------------------------------
 
 TABLE_1 = ["pgd_n", "pgd_t", "cw_n", "ddn_n", "aa_n", "jsma_t", "pgd_n_big", "aa_n_big"]
+FIGURE_1 = ["pgd_n", "pgd_t", "aa_n", "ddn_n", "cw_n", "sta_n"]
+TABLE_2, PATCHES = ["sta_n", "sta_t", "fwa_n", "fwa_n_big"], ["ap1", "ap2", "ap3", "ap4"]
+TABLE_5 = ["pgd_n", "pgd_t", "cw_n", "ddn_n", "aa_n", "sta_n", "sta_t", "fwa_n"]
+FIGURE_4 = ["pgd_n", "pgd_t", "aa_n", "pgd_n_big", "sta_n"]
 DENOISERS = ["ape_gan_pp", "ape_gan_dp", "hgd_pp", "hgd_dp", "arn_pp", "arn_dp"]
+AGAINST_PATCHES, COUNTS = ["ape_gan_ap", "doa_9x5", "arn_ap"], ["arn_p", "arn_pp", "arn_dp", "arn_ps", "arn_dps"]
 
 ADD_SUITE = ["pgd_u", "pgd_t", "cw_u", "cw_t", "ddn_u", "ddn_t", "ba_u", "ls_u"]
 AGAINST_STICKERS = ["rs_1", "rs_2", "rs_3", "doa_1", "doa_2", "doa_3", "doa_4"]
@@ -38,9 +43,10 @@ ADD_TOLD = ["add_to_cw_cc", "ape_gan_to_cw_cc", "add_to_ddn_dd", "ape_gan_to_ddn
 # JATP's baselines are DIR's, too
 JATP_OBLIVIOUS, JATP_FULL = ["ape_gan_p", "hgd_p", "nrp"], ["ape_gan_full", "hgd_full", "nrp_full"]
 
-# notebook: what is made before it, as {(paper, data set): (defenses, adversarial test sets)}
+# notebook, or notebook.dataset where it is run with that parameter, too:
+# what is made before it, as {(paper, data set): (defenses, adversarial test sets)}
 ARN, ADD, JATP = ("arn", "mnist"), ("add", "mnist"), ("jatp", "cifar10")
-DIR = ("dir", "cifar10")
+ARN_CIFAR, DIR = ("arn", "cifar10"), ("dir", "cifar10")
 FASHION, CIFAR = ("add", "fashion_mnist"), ("add", "cifar10")
 NOTEBOOKS = {
     "00_start_here": {ARN: (["arn_pp"], ["pgd_n"])},
@@ -65,10 +71,18 @@ NOTEBOOKS = {
         CIFAR: (["add_pp", "add_cc"], ["cw_u"]),
     },
     "17_add_ablation": {ADD: (["add_pp"], ADD_SUITE)},
-    "21_arn_motivation": {ARN: ([], ["pgd_n", "pgd_t", "aa_n", "ddn_n", "cw_n", "sta_n"])},
+    "21_arn_motivation": {ARN: ([], FIGURE_1)},
+    "21_arn_motivation.cifar10": {ARN_CIFAR: ([], FIGURE_1)},
     "22_arn_training": {ARN: (["arn_pp", "arn_released_pp"], [])},
-    "23_arn_pixel_attacks": {ARN: (DENOISERS, TABLE_1)},
+    "23_arn_pixel_attacks": {ARN: (["doa_7x7", *DENOISERS], TABLE_1)},
+    "23_arn_pixel_attacks.cifar10": {ARN_CIFAR: (["doa_7x7", *DENOISERS], TABLE_1)},
     "24_arn_leaked_defense": {ARN: (["ape_gan_pp", "hgd_pp", "arn_pp"], [])},
+    "24_arn_leaked_defense.cifar10": {ARN_CIFAR: (["ape_gan_pp", "hgd_pp", "arn_pp"], [])},
+    "25_arn_spatial_attacks": {ARN: (["doa_7x7", *DENOISERS, "arn_ps", *AGAINST_PATCHES], [*TABLE_2, *PATCHES])},
+    "25_arn_spatial_attacks.cifar10": {ARN_CIFAR: (["doa_7x7", *DENOISERS, "arn_ps"], TABLE_2)},
+    "26_arn_cross_model": {ARN: (["arn_pp"], []), ARN_CIFAR: (["arn_pp", "hgd_pp"], TABLE_5)},
+    "27_arn_ablation_detection_embedding": {ARN: (COUNTS, [*FIGURE_4, "ddn_n"])},
+    "27_arn_ablation_detection_embedding.cifar10": {ARN_CIFAR: (COUNTS, [*FIGURE_4, "ddn_n"])},
     "31_jatp_motivation": {JATP: ([*JATP_OBLIVIOUS, *JATP_FULL], ["pgd", "aa"])},
     "32_jatp_training": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], ["pgd", "aa"])},
     "33_jatp_white_box": {JATP: ([*JATP_OBLIVIOUS, "jatp", "jatp_prime"], [])},
@@ -173,8 +187,9 @@ for (seed, place), lab in LABS.items():
                 f"{PYTHON} -m helpers.pipeline {{params}}"
 
 for seed in SEEDS:
-    for notebook, needs in NOTEBOOKS.items():
-        stem = name_with(seed, notebook)
+    for name, needs in NOTEBOOKS.items():
+        notebook, _, dataset = name.partition(".")
+        stem = name_with(seed, name)
         made = []
         for place, (defenses, attacks) in needs.items():
             made += [LABS[seed, place].defense_path(defense) for defense in defenses]
@@ -192,9 +207,9 @@ for seed in SEEDS:
             log:  # unlike an output, a log survives a failure, and with it the traceback
                 REPORTS / "logs" / f"{stem}.ipynb",
             params:
-                f"-p profile {PROFILE} -p seed {seed}",
+                f"-p profile {PROFILE} -p seed {seed}" + (f" -p dataset {dataset}" if dataset else ""),
             message:
-                f"notebook {notebook}, seed {seed}"
+                f"notebook {name}, seed {seed}"
             shell:
                 f"{PYTHON} -m helpers.run {{input[0]}} {{log}} {{params}}"
                 " && cp {log} {output}.part && mv {output}.part {output}"

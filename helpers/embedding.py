@@ -6,7 +6,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.model_selection import GroupKFold, cross_val_score
-from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -47,8 +46,8 @@ def separation(points, labels):
     return float(silhouette_score(points, labels))
 
 
-def probe(groups, judge="linear", folds=5, seed=0):
-    """Is it gone? Accuracy, in percent, of a fresh judge that says which of `groups` a code is from.
+def probe(groups, folds=5):
+    """Is it gone? Accuracy, in percent, of a fresh linear judge that says which of `groups` a code is from.
 
     groups: one tensor (N,...) for each answer; row i of all of them must stem from the same image, as do natural
         images and the attacks on them.  Guessing finds 100 / len(groups).  The rest is as in `read_off`.
@@ -58,26 +57,17 @@ def probe(groups, judge="linear", folds=5, seed=0):
         raise ValueError(f"each row needs its like in every group: got {[len(group) for group in groups]} rows")
     n = len(groups[0])
     answers, images = torch.arange(len(groups)).repeat_interleave(n), torch.arange(n).repeat(len(groups))
-    return read_off(torch.cat(list(groups)), answers, judge, folds, seed, images)
+    return read_off(torch.cat(list(groups)), answers, folds, images)
 
 
-def read_off(points, labels, judge="linear", folds=5, seed=0, images=None):
-    """Accuracy, in percent, of a fresh judge that reads `labels` (N,) off `points` (N,...), cross-validated.
+def read_off(points, labels, folds=5, images=None):
+    """Accuracy, in percent, of a fresh linear judge that reads `labels` (N,) off `points` (N,...), cross-validated.
 
-    judge: "linear", a logistic regression on standardised points, or "mlp", a network with one hidden layer of 100.
+    The judge is a logistic regression on standardised points.
     images: (N,), where several points stem from one image: all of them are on the same side of each split, so that
         no image is learned by heart.
-    ValueError for another judge.
     """
-    if judge not in JUDGES:
-        raise ValueError(f"judge is one of {', '.join(JUDGES)}, got {judge!r}")
     points, labels = torch.as_tensor(points).detach().flatten(1).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
-    fresh = make_pipeline(StandardScaler(), JUDGES[judge](seed))
+    judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     splits = {"cv": folds} if images is None else {"cv": GroupKFold(folds), "groups": images.numpy()}
-    return 100 * cross_val_score(fresh, points, labels, **splits).mean()
-
-
-JUDGES = {
-    "linear": lambda seed: LogisticRegression(max_iter=1000),
-    "mlp": lambda seed: MLPClassifier(max_iter=100, early_stopping=True, random_state=seed),
-}
+    return 100 * cross_val_score(judge, points, labels, **splits).mean()

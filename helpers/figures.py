@@ -126,6 +126,9 @@ def curves(series, xlabel, ylabel, **axis_settings):
     for name, (xs, ys) in series.items():
         axis.plot(xs, ys, marker="o", markersize=4, label=label(name))
     axis.set(xlabel=xlabel, ylabel=ylabel, **axis_settings)
+    if "xticks" in axis_settings:  # those and no others, in plain numbers, on a logarithmic scale, too
+        axis.set_xticks(axis_settings["xticks"], [f"{tick:g}" for tick in axis_settings["xticks"]])
+        axis.minorticks_off()
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(figure)
     return figure
@@ -159,6 +162,7 @@ def heatmap(table, caption, accuracies=False):
         cbar_kws={"label": caption}, ax=axis,
     )  # fmt: skip
     axis.set(xlabel="", ylabel="")
+    axis.grid(False)  # it would show in the empty cells
     axis.tick_params(axis="y", rotation=0)
     return figure
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.embedding import MAX_POINTS, embed, separation
+from helpers.embedding import MAX_POINTS, embed, probe, read_off, separation
 
 
 def groups(dimensions):
@@ -47,3 +47,28 @@ def test_a_map_leaves_torchs_threads_alone():
     before = torch.get_num_threads()
     embed(torch.rand(30, 5), "umap")
     assert torch.get_num_threads() == before
+
+
+# --- judges ---
+
+
+def test_a_judge_finds_what_is_there_and_guesses_what_is_not():
+    points, labels = groups(dimensions=10)
+    assert read_off(points, labels) > 95
+    images = torch.randn(100, 1, 4, 4)
+    assert probe([images, images + 3]) > 95
+    assert abs(probe([images, torch.randn(100, 1, 4, 4)]) - 50) < 15
+
+
+def test_twins_of_one_image_are_on_one_side_of_the_split():
+    """Identical twins cannot be told apart; a judge that had seen one of them would learn nothing of use either."""
+    images = torch.randn(100, 20)
+    assert abs(probe([images, images]) - 50) < 1e-6  # of each pair one answer is right
+    twins, secret = images.repeat(2, 1), (torch.arange(100) % 2).repeat(2)
+    honest = read_off(twins, secret, images=torch.arange(100).repeat(2))
+    assert abs(honest - 50) < 15 and read_off(twins, secret) > honest + 10  # the second has learned twins by heart
+
+
+def test_a_judge_needs_the_same_images_in_every_group():
+    with pytest.raises(ValueError, match=r"got \[3, 4\] rows"):
+        probe([torch.zeros(3, 2), torch.zeros(4, 2)])

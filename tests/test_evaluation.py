@@ -16,6 +16,7 @@ from helpers.evaluation import (
     accuracy,
     accuracy_without,
     detector_verdict,
+    broken_by_any,
     error_rate,
     fooling_rate,
     gain,
@@ -43,6 +44,12 @@ def bars(columns, width=4):
     x = torch.zeros(len(columns), 1, 3, width)
     x[torch.arange(len(columns)), :, :, torch.tensor(columns)] = 1
     return x
+
+
+def test_an_image_is_broken_if_any_attacker_breaks_it():
+    strong, weak, few = (torch.tensor(answers, dtype=torch.bool) for answers in ([0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0]))
+    assert broken_by_any(strong, weak) == Rate(2, 4)
+    assert broken_by_any(strong, weak, few) == Rate(3, 3)  # the three that all attackers have
 
 
 def test_error_rate_counts_wrong_labels():

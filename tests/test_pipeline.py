@@ -275,9 +275,10 @@ def test_a_sticker_covers_its_mask_and_nothing_else(mini):
     assert changed.any() and not changed[~mask].any()
 
 
-def test_the_zoos_target_knows_cifar10(mini):
+@pytest.mark.parametrize("name", ["resnet18_quarter_nat", "wrn28_1_nat", "vgg19_eighth_nat"])
+def test_the_zoos_targets_know_cifar10(name):
     x, y = data.load("cifar10", "test", n=100)
-    target = load_target("resnet18_quarter_nat")
+    target = load_target(name)
     assert (target(x.to(device())).argmax(1).cpu() == y).float().mean() > 0.7
 
 

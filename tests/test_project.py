@@ -111,6 +111,12 @@ def test_the_graph_holds_every_notebook_and_what_it_needs():
     assert all(f"reports/quick/{name}.ipynb" in text for name in NOTEBOOKS)
 
 
+def test_the_graph_runs_arns_pages_for_its_second_data_set_too():
+    plan = snakemake("--config", "profile=quick", "--printshellcmds")
+    command = next(line for line in plan.stdout.splitlines() if "helpers.run" in line and "23_arn_pixel_attacks.cifar10" in line)
+    assert "notebooks/23_arn_pixel_attacks.ipynb" in command and "-p dataset cifar10" in command
+
+
 def test_the_graph_takes_several_seeds():
     plan = snakemake("--config", "profile=paper", "seeds=[0,2]")
     assert plan.returncode == 0, plan.stderr

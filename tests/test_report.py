@@ -59,6 +59,11 @@ def test_title_and_first_paragraph_are_shown_and_the_rest_is_linked(folder):
     assert "Not this." in (folder / "00_first.html").read_text()
 
 
+def test_another_data_set_or_seed_is_told_by_the_title(folder):
+    write(folder, "00_first.cifar10.seed1", v4.new_markdown_cell("# The *first* one"))
+    assert "The <em>first</em> one (cifar10.seed1)</h2>" in page(folder)
+
+
 def test_verdicts_are_marked_and_pandas_borders_go(folder):
     text = page(folder)
     assert '<span class="verdict as-claimed">as claimed</span> <span class="verdict broken">broken</span>' in text

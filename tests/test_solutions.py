@@ -2,7 +2,7 @@
 
 import nbformat
 import pytest
-from with_solutions import NOTEBOOKS, blocks, main, solution
+from with_solutions import COMPARED, NOTEBOOKS, ON_CIFAR10, blocks, main, solution
 
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 
@@ -22,3 +22,14 @@ def test_the_notebook_comes_first_and_all_of_its_solutions_after_it(tmp_path):
         given, written = (nbformat.read(f, as_version=4).cells for f in (file, tmp_path / "tested" / file.name))
         assert [cell.source for cell in written[: len(given)]] == [cell.source for cell in given]
         assert [cell.source for cell in written[len(given) :]] == blocks(solution(file).read_text())
+
+
+def test_a_second_data_set_is_a_parameter_and_its_outputs_are_compared_with_nothing(tmp_path):
+    main(tmp_path / "tested")
+    for name in ON_CIFAR10:
+        given, written = (nbformat.read(file, as_version=4).cells for file in (
+            NOTEBOOKS / f"{name}.ipynb", tmp_path / "tested" / f"{name}.cifar10.ipynb"))
+        assert 'dataset: str = "mnist"' in given[1].source and written[2].source == "dataset = 'cifar10'"
+        assert [cell.source for cell in written[:2] + written[3:]] == [cell.source for cell in given]
+        tags = [tag for cell in written for tag in cell.metadata.get("tags", [])]
+        assert COMPARED not in tags and "parameters" in tags

@@ -50,7 +50,8 @@ def pgd(model, x, y, *, targeted, eps, steps=40, step_size=None, norm="linf", ra
 
     eps, step_size: in units of the [0,1] image; step_size defaults to 2.5·eps/steps (Madry's rule).
     random_start: uniform in the ball.  loss: "ce" or "dlr".  With `targeted` the loss
-    towards `y` is minimised.
+    towards `y` is minimised; "dlr" is a poor one for that, since it is served by confidence in any label: the
+    targeted form of Croce & Hein (Eq. 7), which `aa` uses, knows the true label, too.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {sorted(LOSSES)}, got {loss!r}")
