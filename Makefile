@@ -27,7 +27,7 @@ reproduce: $(INSTALLED)  ## run the notebooks of PROFILE, then see reports/PROFI
 	@$(RUN) -m helpers.reproduce --profile $(PROFILE) --seeds $(SEEDS) --cores $(CORES)
 
 test: $(INSTALLED)  ## run all tests: those of the helpers, then every notebook with its solutions
-	TQDM_DISABLE=1 $(RUN) -m pytest
+	ls tests/test_*.py | TQDM_DISABLE=1 xargs -n 4 -P 2 $(RUN) -m pytest  # each test wants one core
 	$(RUN) tests/with_solutions.py reports/tested
 # Two notebooks at a time, a thread each, take less time than one with two; those that measure time want to be alone.
 # Sorted by the second digit, papers take turns: two notebooks of one paper would wait for each other's artifacts.
