@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 METHODS = ("tsne", "umap")
 MAX_POINTS = 2000  # t-SNE of so many takes most of a minute on one core
+FOLDS = 5  # of a judge's cross-validation
 COMPONENTS = 50  # van der Maaten and Hinton (2008) reduce to 30 first: less noise, quicker distances
 
 
@@ -46,7 +47,7 @@ def separation(points, labels):
     return float(silhouette_score(points, labels))
 
 
-def probe(groups, folds=5):
+def probe(groups):
     """Is it gone? Accuracy, in percent, of a fresh linear judge that says which of `groups` a code is from.
 
     groups: one tensor (N,...) for each answer; row i of all of them must stem from the same image, as do natural
@@ -57,10 +58,10 @@ def probe(groups, folds=5):
         raise ValueError(f"each row needs its like in every group: got {[len(group) for group in groups]} rows")
     n = len(groups[0])
     answers, images = torch.arange(len(groups)).repeat_interleave(n), torch.arange(n).repeat(len(groups))
-    return read_off(torch.cat(list(groups)), answers, folds, images)
+    return read_off(torch.cat(list(groups)), answers, images)
 
 
-def read_off(points, labels, folds=5, images=None):
+def read_off(points, labels, images=None):
     """Accuracy, in percent, of a fresh linear judge that reads `labels` (N,) off `points` (N,...), cross-validated.
 
     The judge is a logistic regression on standardised points.
@@ -69,5 +70,5 @@ def read_off(points, labels, folds=5, images=None):
     """
     points, labels = torch.as_tensor(points).detach().flatten(1).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
     judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    splits = {"cv": folds} if images is None else {"cv": GroupKFold(folds), "groups": images.numpy()}
+    splits = {"cv": FOLDS} if images is None else {"cv": GroupKFold(FOLDS), "groups": images.cpu().numpy()}
     return 100 * cross_val_score(judge, points, labels, **splits).mean()

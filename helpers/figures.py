@@ -120,14 +120,18 @@ def bars(values, ylabel, hue="defense"):
     return figure
 
 
-def curves(series, xlabel, ylabel, **axis_settings):
-    """Lines: {name: (xs, ys)}."""
+def curves(series, xlabel, ylabel, xticks=None, **axis_settings):
+    """Lines: {name: (xs, ys)}.
+
+    xticks: where the x-axis has ticks; no others, and in plain numbers on a logarithmic scale, too.
+    axis_settings: as matplotlib's `Axes.set` takes them.
+    """
     figure, axis = plt.subplots(figsize=(6, 3.6))
     for name, (xs, ys) in series.items():
         axis.plot(xs, ys, marker="o", markersize=4, label=label(name))
     axis.set(xlabel=xlabel, ylabel=ylabel, **axis_settings)
-    if "xticks" in axis_settings:  # those and no others, in plain numbers, on a logarithmic scale, too
-        axis.set_xticks(axis_settings["xticks"], [f"{tick:g}" for tick in axis_settings["xticks"]])
+    if xticks is not None:
+        axis.set_xticks(xticks, [f"{tick:g}" for tick in xticks])
         axis.minorticks_off()
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(figure)

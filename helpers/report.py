@@ -72,7 +72,7 @@ def _notebook(file):
                 sections[-1]["items"].append({"table": _table(data["text/html"])})
     variant = file.stem.partition(".")[2]  # another data set or seed
     return {
-        "stem": file.stem, "title": _inline(title + f" ({variant})" * bool(variant)), "intro": markdown2html(intro), "node": node,
+        "stem": file.stem, "title": _inline(f"{title} ({variant})" if variant else title), "intro": markdown2html(intro), "node": node,
         "sections": [section for section in sections if section["items"]],
         "seconds": node.metadata.get("papermill", {}).get("duration"),
     }  # fmt: skip

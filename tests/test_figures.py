@@ -33,6 +33,12 @@ def test_image_grid_shows_colour_images_as_they_are():
     assert torch.allclose(torch.as_tensor(shown).float(), images[0].permute(1, 2, 0))
 
 
+def test_ticks_on_a_logarithmic_axis_are_plain_numbers_and_no_others():
+    axis = figures.curves({"a": ([64, 2048], [1, 2])}, "x", "y", xscale="log", xticks=[64, 2048]).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["64", "2048"]
+    assert not len(axis.get_xticks(minor=True))
+
+
 def test_map_grid_centres_signed_maps_at_zero():
     figure = figures.map_grid({"Δ": [torch.tensor([[-1.0, 0.5]])], "ℱ": [torch.tensor([[0.0, 0.5]])]}, ["a"])
     assert [axis.images[0].get_clim() for axis in figure.axes] == [(-1.0, 1.0), (0.0, 0.5)]

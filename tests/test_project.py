@@ -117,6 +117,16 @@ def test_the_graph_runs_arns_pages_for_its_second_data_set_too():
     assert "notebooks/23_arn_pixel_attacks.ipynb" in command and "-p dataset cifar10" in command
 
 
+def test_the_readme_marks_the_notebooks_that_the_graph_runs_on_cifar10_too():
+    def parameters(name):
+        return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells[1].source
+
+    graph = re.findall(r'"(\w+)\.cifar10":', (ROOT / "Snakefile").read_text())
+    marked = re.findall(r"`(\w+)`°", (ROOT / "README.md").read_text())
+    able = [name for name in NOTEBOOKS if re.search(r'dataset: str = "mnist"  # mnist.*cifar10', parameters(name))]
+    assert graph == marked == able
+
+
 def test_the_graph_takes_several_seeds():
     plan = snakemake("--config", "profile=paper", "seeds=[0,2]")
     assert plan.returncode == 0, plan.stderr
