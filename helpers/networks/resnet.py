@@ -54,7 +54,7 @@ class ResNet(Standardised):
     """Classifier: (N,in_channels,H,W) in [0,1] -> (N,num_classes) logits.
 
     channels, blocks: channels and number of basic blocks of each stage; every stage after
-    the first halves the resolution.
+    the first halves the resolution.  It is a Standardised one, rather than to hold one, for the names of its weights.
     """
 
     def __init__(self, channels, blocks, num_classes, in_channels, pad_shortcut):
