@@ -5,7 +5,7 @@
 
 Attacks: against the floor, the forward and backward passes that the attack needs on the bare, frozen
 model, and against libraries.  Evaluation: PGD-40 and AutoAttack with each ingredient of
-`helpers.fast`, alone and one after another, beside the libraries; with the robust accuracy that
+`helpers.measure.fast`, alone and one after another, beside the libraries; with the robust accuracy that
 each finds, judged by the untouched model in fp32.
 
 Everything in a table runs in turn, in an order that changes with each repeat, so that a busy
@@ -34,11 +34,12 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from helpers import data, fast, networks
+from helpers import data, networks
+from helpers.measure import fast
 from helpers.attacks import ATTACKS
 from helpers.attacks.advertorch import library
-from helpers.evaluation import error_rate
-from helpers.pipeline import load_target
+from helpers.measure.rates import error_rate
+from helpers.networks.zoo import load_target
 
 EPS = 8 / 255
 WEIGHTS = ROOT / "data" / "zoo" / "cifar10_resnet18_quarter_adv.safetensors"

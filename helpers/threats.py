@@ -1,91 +1,122 @@
-"""Threat models: what the attacker knows.  Each returns the plain module to be attacked.
+"""The whole pipeline, and threat models: what the attacker knows.  Each returns the plain module to be attacked.
 
-`defended` is a `helpers.defenses.Defended`: target ∘ denoiser.
+A module that came from the lab carries what it was made from as its attribute `recipe`; what is composed of such
+modules has one, too, so that an attack on it can be kept.  Everything else has none, and works as well.
 """
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers import seeded
 
 
-def oblivious(defended):
+def made_from(module: nn.Module) -> Any | None:
+    """The recipe that `module` was made from; None where it did not come from the lab."""
+    return getattr(module, "recipe", None)
+
+
+class Defended(nn.Module):
+    """The whole pipeline, target ∘ denoiser: images (N,C,H,W) in [0,1] -> logits (N,K).
+
+    target: classifier of images (N,C,H,W).
+    denoiser: images (N,C,H,W) -> restored images of the same shape; `nn.Identity()` for none.
+    """
+
+    def __init__(self, target: nn.Module, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.target, self.denoiser = target, denoiser
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target(self.denoiser(x))
+
+    @property
+    def recipe(self) -> Any | None:
+        """What it was made from, if that is known of both parts."""
+        target, denoiser = made_from(self.target), made_from(self.denoiser)
+        if type(self.denoiser) is nn.Identity:
+            return target
+        return None if target is None or denoiser is None else denoiser.then(target)
+
+
+def oblivious(defended: Defended) -> nn.Module:
     """The attacker does not know of the denoiser: the bare target."""
     return defended.target
 
 
-def transfer(surrogate):
+def transfer(surrogate: nn.Module) -> nn.Module:
     """The attacker knows neither network, and attacks one of their own in the hope that it carries over."""
     return surrogate
 
 
-def gray_box(substitute, target):
+def gray_box(substitute: nn.Module, target: nn.Module) -> Defended:
     """The attacker knows the target but only a denoiser of another kind: target ∘ substitute."""
-    from helpers.defenses import Defended
-
     return Defended(target, substitute)
 
 
-def white_box(defended):
+def white_box(defended: nn.Module) -> nn.Module:
     """The attacker knows everything: the whole pipeline, gradients through the denoiser included."""
     return defended
 
 
-def bpda(defended, stand_in=None):
+def bpda(defended: Defended, stand_in: nn.Module | None = None) -> nn.Module:
     """The denoiser runs forward; backward goes through `stand_in` instead (Athalye et al. 2018).
 
+    defended: the pipeline.  Over its randomness: `eot(bpda(defended), samples)`.
     stand_in: a differentiable module, images -> images of the same shape; None: the identity.
     """
     return _StandIn(defended, nn.Identity() if stand_in is None else stand_in)
 
 
-def eot(defended, samples):
+def eot(defended: nn.Module, samples: int) -> nn.Module:
     """Expectation over the defense's own randomness (Athalye et al. 2018): a soft vote of `samples` passes.
 
     The logits are the logarithm of the mean probability, so that the cross-entropy is that of the mean;
     a mean of logits would let one confident draw drown the others.
+
+    defended: any classifier.
+    samples: passes, at least 1; else ValueError.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     return _Expectation(defended, samples)
 
 
-def fixed_mask(defended, seed):
+def fixed_mask(defended: nn.Module, seed: int) -> nn.Module:
     """A stochastic defense with its randomness held still: each pass draws the same numbers.
 
     One draw is shared by all images of a batch, so that an image meets the same mask wherever it
     stands; a deterministic attack is then a fair one.  For denoisers that draw from torch's global
     generators and that `torch.func.vmap` can follow.
+
+    defended: any classifier.
+    seed: of the draw.
     """
     return _Still(defended, seed)
 
 
-def by_name(name, defended):
-    """The module to be attacked under the threat `name`.
+class _Threat(nn.Module):
+    """A pipeline as an attacker sees it; its recipe is the pipeline's, with what the attacker does to it."""
 
-    "oblivious", "white_box", "bpda", "eot_<samples>", "bpda_eot_<samples>" (the expectation of BPDA's passes, DIR's
-    Table 3) or "fixed_mask_<seed>", as in "eot_20".  ValueError for any other.
-    """
-    plain = {"oblivious": oblivious, "white_box": white_box, "bpda": bpda}
-    numbered = {"eot": eot, "bpda_eot": lambda it, samples: eot(bpda(it), samples), "fixed_mask": fixed_mask}
-    kind, _, number = name.rpartition("_")
-    if name in plain:
-        return plain[name](defended)
-    if kind in numbered and number.isdecimal():
-        return numbered[kind](defended, int(number))
-    choices = ", ".join([*plain, *(f"{kind}_<number>" for kind in numbered)])
-    raise ValueError(f"unknown threat model: {name!r}; choose one of {choices}")
-
-
-class _StandIn(nn.Module):
-    def __init__(self, defended, stand_in):
+    def __init__(self, defended: nn.Module) -> None:
         super().__init__()
-        self.defended, self.stand_in = defended, stand_in
+        self.defended = defended
 
-    def forward(self, x):
+    @property
+    def recipe(self) -> Any | None:
+        recipe = made_from(self.defended)
+        return None if recipe is None else self.seen_as(recipe)
+
+
+class _StandIn(_Threat):
+    def __init__(self, defended: Defended, stand_in: nn.Module) -> None:
+        super().__init__(defended)
+        self.stand_in = stand_in
+
+    def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             restored = self.defended.denoiser(x)
         guide = self.stand_in(x)
@@ -93,24 +124,36 @@ class _StandIn(nn.Module):
         # (Detached: an identity denoiser hands back x itself.)
         return self.defended.target(restored.detach() + (guide - guide.detach()))
 
+    def seen_as(self, recipe: Any) -> Any | None:
+        stand_in = made_from(self.stand_in)
+        if stand_in is None and type(self.stand_in) is not nn.Identity:
+            return None
+        return recipe.under("bpda", stand_in=stand_in)
 
-class _Expectation(nn.Module):
-    def __init__(self, defended, samples):
-        super().__init__()
-        self.defended, self.samples = defended, samples
 
-    def forward(self, x):
+class _Expectation(_Threat):
+    def __init__(self, defended: nn.Module, samples: int) -> None:
+        super().__init__(defended)
+        self.samples = samples
+
+    def forward(self, x: Tensor) -> Tensor:
         # One pass after the other: a defense may draw once for a whole batch.
         draws = torch.stack([self.defended(x).log_softmax(1) for _ in range(self.samples)])
         return draws.logsumexp(0) - math.log(self.samples)
 
+    def seen_as(self, recipe: Any) -> Any:
+        return recipe.under("eot", samples=self.samples)
 
-class _Still(nn.Module):
-    def __init__(self, defended, seed):
-        super().__init__()
-        self.defended, self.seed = defended, seed
 
-    def forward(self, x):
+class _Still(_Threat):
+    def __init__(self, defended: nn.Module, seed: int) -> None:
+        super().__init__(defended)
+        self.seed = seed
+
+    def forward(self, x: Tensor) -> Tensor:
         # vmap can follow attention in its plain form only.
         with seeded(self.seed), sdpa_kernel(SDPBackend.MATH):
             return torch.func.vmap(lambda image: self.defended(image[None])[0], randomness="same")(x)
+
+    def seen_as(self, recipe: Any) -> Any:
+        return recipe.under("fixed_mask", seed=self.seed)

@@ -10,19 +10,38 @@ and optionally `schedulers(optimizers, epochs) -> list` of per-epoch learning-ra
 """
 
 import os
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
-from helpers import device, seeded
-from helpers.artifacts import write_atomically
+from helpers import device, seeded, write_atomically
+
+Tensors = dict[str, Tensor]  # a batch by the names of its parts; losses by theirs
+Optimizers = dict[str, Optimizer]
+History = list[dict[str, float]]
 
 
-def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="fp32"):
+def fit(
+    method: nn.Module,
+    data: Tensors,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    checkpoint: Path | None = None,
+    precision: str = "fp32",
+) -> History:
     """Train `method` in place and return its history, one dict of mean losses per epoch.
 
     data: name -> tensor, all with the same first dimension N; a batch holds the same names.
+    epochs: passes over the data, whole batches only.
+    batch_size: images in a batch, at most N.
+    seed: of shuffles, and of whatever the method draws.
     checkpoint: path written after each epoch.  If it exists, training resumes from it and
         ends with the very weights an uninterrupted run would have: each epoch seeds its own
         shuffle and noise from (seed, epoch), so no generator state needs to be carried over.
@@ -59,12 +78,13 @@ def fit(method, data, *, epochs, batch_size, seed, checkpoint=None, precision="f
                 scheduler.step()
             history.append({name: torch.stack([r[name] for r in reports]).mean().item() for name in reports[0]})
             progress.set_postfix({name: f"{value:.3g}" for name, value in history[-1].items()})
-            _save(checkpoint, method, optimizers, schedulers, history)
+            if checkpoint is not None:
+                _save(checkpoint, method, optimizers, schedulers, history)
     method.eval()
     return history
 
 
-def crop_and_flip(x):
+def crop_and_flip(x: Tensor) -> Tensor:
     """Random crops and mirror images of a batch (N,C,H,W), on its device, from torch's global generator.
 
     Each image is padded by four zeros, cut out at random, and mirrored half the time: the usual
@@ -79,19 +99,21 @@ def crop_and_flip(x):
     return padded[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _save(checkpoint, method, optimizers, schedulers, history):
-    if checkpoint is None:
-        return
+def _save(
+    checkpoint: Path, method: nn.Module, optimizers: Optimizers, schedulers: list[LRScheduler], history: History
+) -> None:
     state = {
         "method": method.state_dict(),
         "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
         "schedulers": [s.state_dict() for s in schedulers],
         "history": history,
     }
-    write_atomically(checkpoint, lambda f: torch.save(state, f))
+    write_atomically(checkpoint, lambda file: torch.save(state, file))
 
 
-def _resume(checkpoint, method, optimizers, schedulers):
+def _resume(
+    checkpoint: Path | None, method: nn.Module, optimizers: Optimizers, schedulers: list[LRScheduler]
+) -> History:
     if checkpoint is None or not checkpoint.exists():
         return []
     state = torch.load(checkpoint, map_location=device(), weights_only=True)

@@ -21,7 +21,7 @@ def isolated(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def lenet():
     """The clean LeNet-5 that ARN attacks and defends."""
-    from helpers.pipeline import load_target
+    from helpers.networks.zoo import load_target
 
     return load_target("lenet5_clean")
 
@@ -29,7 +29,7 @@ def lenet():
 @pytest.fixture(scope="session")
 def robust_lenet():
     """The adversarially trained LeNet-5."""
-    from helpers.pipeline import load_target
+    from helpers.networks.zoo import load_target
 
     return load_target("lenet5_adv")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import ROOT, artifacts, data
-from helpers.artifacts import ArtifactError
-from helpers.pipeline import Experiment
+from helpers import ROOT, data
+from helpers.lab import artifacts
+from helpers.lab.artifacts import ArtifactError
+from helpers.lab.experiment import Experiment
 
 SETTINGS = {"attack": "pgd", "settings": {"eps": 0.3, "steps": 40}, "seed": 0, "without": ["nor"]}
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from helpers.attacks import ATTACKS, attackable, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
-from helpers.defenses import Defended
+from helpers.threats import Defended
 
 
 @pytest.fixture(scope="module")

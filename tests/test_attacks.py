@@ -15,7 +15,7 @@ from helpers.attacks import ATTACKS, attackable, draws, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
 from helpers.attacks.sta import total_variation, warp
-from helpers.defenses import Defended
+from helpers.threats import Defended
 
 # Settings that make every attack quick on tiny images.
 QUICK = {

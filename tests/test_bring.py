@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from helpers import bring, device
+from helpers import device
+from helpers.lab import bring
 
 SOURCE = """
 import torch
@@ -145,7 +146,8 @@ def test_the_notebook_takes_a_defense_from_outside_the_package(tmp_path, monkeyp
     """The command of its first cell, on a file that only the user has."""
     import nbformat
 
-    from helpers import ROOT, run
+    from helpers import ROOT
+    from helpers.run import __main__ as run
 
     monkeypatch.delenv("ARTIFACT_DIR", raising=False)  # what its lessons need is expensive, and shared
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # all cores, as a user would

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from helpers import data, defenses, device
 from helpers.attacks import ATTACKS
-from helpers.defenses import DEFENSES, Defended
+from helpers.defenses import DEFENSES
+from helpers.threats import Defended
 from helpers.networks import build
 from helpers.training import fit
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import defenses, networks, seeded, threats
-from helpers.defenses.dir import DIR, Discard, DIRPretraining
+from helpers.defenses.dir import DIR, DIRPretraining, Discard
 from helpers.networks.masked_vit import take, to_images, to_patches
 from helpers.training import fit
 

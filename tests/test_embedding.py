@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.embedding import MAX_POINTS, embed, probe, read_off, separation
+from helpers.measure.embedding import MAX_POINTS, embed, probe, read_off, separation
 
 
 def groups(dimensions):

@@ -8,29 +8,13 @@ import torch
 from scipy.stats import binomtest, multinomial
 from torch import nn
 
-from helpers import evaluation, ledger, profiles, seeded
-from helpers.evaluation import (
-    Comparison,
-    Rate,
-    Score,
-    accuracy,
-    accuracy_without,
-    detector_verdict,
-    broken_by_any,
-    error_rate,
-    fooling_rate,
-    gain,
-    gain_verdict,
-    mean_accuracy,
-    passes,
-    predict,
-    right,
-    targeted_accuracy,
-    verdict,
-    vote_accuracy,
-    worst_accuracy,
-)
-from helpers.pipeline import Experiment
+from helpers import ledger, seeded
+from helpers.lab import profiles
+from helpers.measure import rates
+from helpers.measure.comparison import Comparison
+from helpers.measure.rates import Rate, Score, accuracy, accuracy_without, broken_by_any, error_rate, fooling_rate, gain, mean_accuracy, passes, predict, right, targeted_accuracy, vote_accuracy, worst_accuracy
+from helpers.measure.verdicts import detector_verdict, gain_verdict, verdict
+from helpers.lab.experiment import Experiment
 
 
 class Brightest(nn.Module):
@@ -116,8 +100,8 @@ def test_a_detectors_numbers_are_higher_or_lower_but_never_better(paper, words):
 def test_comparison_takes_the_published_number_from_the_ledger(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "ROOT", tmp_path)
     table = Comparison("23_test", Experiment("quick"))
-    table.add("arn/t1/lenet/arn_pp/jsma_t", Rate(8, 50), reason="few images")
-    table.add("arn/t1/lenet/arn_pp/aa_n", Rate(30, 500), Rate(100, 100))
+    table.add("arn/t1/lenet/arn_pp/jsma_targeted", Rate(8, 50), reason="few images")
+    table.add("arn/t1/lenet/arn_pp/aa", Rate(30, 500), Rate(100, 100))
     frame = table.frame()
     assert frame["paper"].tolist() == ["16.8", "2.4"]
     assert frame["defense"].unique().tolist() == ["arn_pp"]
@@ -132,8 +116,8 @@ def test_comparison_takes_the_published_number_from_the_ledger(tmp_path, monkeyp
 
 def test_a_protocol_the_paper_does_not_state_is_not_comparable():
     table = Comparison("23_test", Experiment("paper"))
-    table.add("arn/t1/lenet/at_pgd/pgd_n", Rate(1, 10))
-    table.add("arn/t1/lenet/arn_pp/pgd_n", Rate(1, 10))
+    table.add("arn/t1/lenet/at_pgd/pgd", Rate(1, 10))
+    table.add("arn/t1/lenet/arn_pp/pgd", Rate(1, 10))
     assert [row["verdict"] for row in table.rows] == ["not comparable", "as claimed"]
 
 
@@ -305,9 +289,9 @@ def add_comparison(profile="paper"):
 def test_an_accuracy_is_judged_by_the_errors_that_go_with_it():
     table = add_comparison()
     for right in (600, 950, 990):  # of 1000; the paper prints 89.30
-        table.add("add/t2/mnist/add/st_u", Rate(right, 1000))
+        table.add("add/t2/mnist/add/sta", Rate(right, 1000))
     for right in (100, 101, 880):
-        table.add("add/t2/mnist/add/st_u", Rate(890, 1000), Rate(right, 1000))
+        table.add("add/t2/mnist/add/sta", Rate(890, 1000), Rate(right, 1000))
     assert [row["verdict"] for row in table.rows] == [
         "worse than claimed", "as claimed", "better than claimed",
         "as claimed, broken", "as claimed, weakened", "as claimed, stands",
@@ -318,9 +302,9 @@ def test_a_mean_over_draws_stands_in_the_table_as_the_rate_of_the_same_size_woul
     table = add_comparison()
     for right, adaptive in ((600, None), (950, 100), (990, None), (890, 880)):
         ours, theirs = (count and Rate(count, 1000) for count in (right, adaptive))
-        table.add("add/t2/mnist/add/st_u", ours, theirs)
+        table.add("add/t2/mnist/add/sta", ours, theirs)
         table.add(
-            "add/t2/mnist/add/st_u", Score(ours.value, ours.interval, 1000),
+            "add/t2/mnist/add/sta", Score(ours.value, ours.interval, 1000),
             theirs and Score(theirs.value, theirs.interval, 1000),
         )  # fmt: skip
     shown = table.frame()
@@ -331,7 +315,7 @@ def test_a_mean_over_draws_stands_in_the_table_as_the_rate_of_the_same_size_woul
 def test_an_accuracy_is_shown_and_saved_as_the_accuracy_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "ROOT", tmp_path)
     table = add_comparison()
-    table.add("add/t2/mnist/add/st_u", Rate(890, 1000), Rate(100, 1000))
+    table.add("add/t2/mnist/add/sta", Rate(890, 1000), Rate(100, 1000))
     shown = table.frame().iloc[0]
     assert (shown.paper, shown.ours, shown.adaptive) == ("89.3", "89.0 (87–91)", "10.0 (8–12)")
     saved = json.loads((tmp_path / table.save()).read_text())
@@ -342,9 +326,9 @@ def test_an_accuracy_is_shown_and_saved_as_the_accuracy_it_is(tmp_path, monkeypa
 
 def test_the_metric_is_a_column_only_where_a_table_has_several():
     table = add_comparison()
-    table.add("add/t2/mnist/add/st_u", Rate(890, 1000))
+    table.add("add/t2/mnist/add/sta", Rate(890, 1000))
     assert list(table.frame()) == ["defense", "attack", "paper", "ours", "adaptive", "verdict", "deviation"]
-    table.add("add/t2/mnist/add/st_t", Rate(890, 1000))
+    table.add("add/t2/mnist/add/sta_targeted", Rate(890, 1000))
     assert table.frame()["metric"].tolist() == ["accuracy", "targeted_accuracy"]
 
 
@@ -360,7 +344,7 @@ def test_the_target_is_a_column_only_where_a_table_has_several(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("id, paper", [
-    ("jatp/s2.3/restored/l1_distance", "jatp"), ("arn/s4.2/lenet/arn/pgd_n-bpda-reduction", "arn"),
+    ("jatp/s2.3/restored/l1_distance", "jatp"), ("arn/s4.2/lenet/arn/pgd-bpda-reduction", "arn"),
 ])  # fmt: skip
 def test_a_number_that_is_no_rate_does_not_enter_the_table(id, paper):
     table = add_comparison()
@@ -399,8 +383,8 @@ def test_an_adaptive_number_is_refused_where_it_would_say_nothing(id, ours):
 
 
 def test_a_number_of_another_paper_does_not_enter_the_table():
-    with pytest.raises(LookupError, match="arn/t1/lenet/arn_pp/pgd_n"):
-        add_comparison().add("arn/t1/lenet/arn_pp/pgd_n", Rate(1, 2))
+    with pytest.raises(LookupError, match="arn/t1/lenet/arn_pp/pgd"):
+        add_comparison().add("arn/t1/lenet/arn_pp/pgd", Rate(1, 2))
 
 
 def test_each_seed_has_its_own_result(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers import ROOT, data, defenses, networks
 from helpers.attacks import ATTACKS
-from helpers.accelerate import accelerate
-from helpers.fast import broken, project_linf
+from helpers.measure.accelerate import accelerate
+from helpers.measure.fast import broken, project_linf
 
 PLAIN = dict(fold=False, channels_last=False, bf16=False)
 RESNET_PGD = dict(eps=8 / 255, steps=10, step_size=2 / 255)

@@ -11,7 +11,7 @@ import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from helpers import figures, widgets  # noqa: E402
+from helpers.show import figures, widgets
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +45,13 @@ def test_map_grid_centres_signed_maps_at_zero():
 
 
 def test_bars_have_the_given_heights():
-    figure = figures.bars({("pgd_n", "arn_pp"): 10.0, ("pgd_n", "hgd_pp"): 30.0, ("aa_n", "arn_pp"): 20.0}, "errors")
+    figure = figures.bars({("pgd", "arn_pp"): 10.0, ("pgd", "hgd_pp"): 30.0, ("aa", "arn_pp"): 20.0}, "errors")
     heights = sorted(bar.get_height() for bar in figure.axes[0].patches if bar.get_height() > 0)
     assert heights == [10.0, 20.0, 30.0]
 
 
 def test_heatmap_writes_its_numbers():
-    figure = figures.heatmap(pd.DataFrame({"pgd_n": {"arn_pp": 12.34}}), "errors")
+    figure = figures.heatmap(pd.DataFrame({"pgd": {"arn_pp": 12.34}}), "errors")
     assert [text.get_text() for text in figure.axes[0].texts] == ["12.3"]
 
 
@@ -67,17 +67,17 @@ def test_heatmap_is_dark_where_the_defense_is_bad():
 
 
 def test_radar_closes_its_lines_and_starts_at_the_hub():
-    wheel = figures.radar({"add_pp": {"pgd_u": 90.0, "cw_u": 95.0, "ddn_u": 99.0}}, "accuracy", low=80).axes[0]
+    wheel = figures.radar({"add_pp": {"pgd": 90.0, "cw": 95.0, "ddn": 99.0}}, "accuracy", low=80).axes[0]
     assert wheel.lines[0].get_ydata().tolist() == [90.0, 95.0, 99.0, 90.0]
     assert wheel.get_ylim() == (80, 100)
     assert [text.get_text() for text in wheel.get_xticklabels()] == ["PGD$_u$", "CW$_u$", "DDN$_u$"]
     with pytest.raises(ValueError, match="smallest value is 70.0"):
-        figures.radar({"add_pp": {"pgd_u": 70.0}}, "accuracy", low=80)
+        figures.radar({"add_pp": {"pgd": 70.0}}, "accuracy", low=80)
 
 
 def test_panels_give_a_class_the_same_colour_everywhere():
     points = torch.rand(3, 2).numpy()
-    figure = figures.panels({"before": (points, ["natural", "pgd_u", "cw_u"]), "after": (points[:2], ["cw_u", "natural"])})
+    figure = figures.panels({"before": (points, ["natural", "pgd", "cw"]), "after": (points[:2], ["cw", "natural"])})
     before, after = (
         {cloud.get_label(): (cloud.get_facecolor().tolist(), cloud.get_offsets().tolist()) for cloud in axis.collections}
         for axis in figure.axes

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import error
 
-from helpers import gallery
+from helpers.show import gallery
 from helpers.attacks import ATTACKS
 
 QUICK = {

@@ -5,8 +5,9 @@ import torch
 from conftest import error
 from torch import nn
 
-from helpers import ladder, threats
-from helpers.defenses import Defended
+from helpers import threats
+from helpers.measure import ladder
+from helpers.threats import Defended
 
 
 class FourLevels(nn.Module):

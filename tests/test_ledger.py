@@ -5,8 +5,8 @@ import pytest
 
 from helpers import ledger
 
-GOOD = {"id": "toy/t1/lenet/arn_pp/pgd_n", "paper": "toy", "place": "table 1", "dataset": "mnist", "target": "lenet5",
-        "defense": "arn", "seen": "pp", "attack": "pgd_n", "threat": "oblivious", "eps": "8/255",
+GOOD = {"id": "toy/t1/lenet/arn_pp/pgd", "paper": "toy", "place": "table 1", "dataset": "mnist", "target": "lenet5",
+        "defense": "arn", "seen": "pp", "attack": "pgd", "threat": "oblivious", "eps": "8/255",
         "metric": "error_rate", "value": "1.85", "pm": "", "note": "one, two"}
 
 
@@ -53,7 +53,7 @@ def test_a_good_row_is_read_with_its_numbers_as_floats(tmp_path):
 
 
 @pytest.mark.parametrize("name, bad", [
-    ("id", "arn/t1/lenet/arn_pp/pgd_n"), ("paper", "arn"), ("dataset", "minst"), ("target", "lenet"),
+    ("id", "arn/t1/lenet/arn_pp/pgd"), ("paper", "arn"), ("dataset", "minst"), ("target", "lenet"),
     ("defense", "ARN"), ("seen", "pd"), ("attack", "pdg"), ("threat", "black_box"), ("metric", "error"),
     ("eps", "0.3x"), ("eps", "1/0"), ("eps", "0"), ("pm", "-1"), ("pm", "?"),
     ("value", ""), ("value", "nan"), ("value", "1,85"), ("value", "-0.1"), ("value", "100.1"),
@@ -136,14 +136,14 @@ def test_load_names_the_papers_it_has():
 
 
 def test_published_gives_the_printed_number():
-    assert ledger.published("arn/t1/lenet/arn_pp/jsma_t") == 16.75
+    assert ledger.published("arn/t1/lenet/arn_pp/jsma_targeted") == 16.75
 
 
 def test_published_offers_the_three_closest_ids():
     with pytest.raises(LookupError) as error:
         ledger.published("arn/t1/lenet/arn_pp/jsma")
     closest = str(error.value).split("closest: ")[1].split(", ")
-    assert closest[0] == "arn/t1/lenet/arn_pp/jsma_t" and len(closest) == 3
+    assert closest[0] == "arn/t1/lenet/arn_pp/jsma_targeted" and len(closest) == 3
 
 
 # --- ARN: the tables are complete ---
@@ -184,30 +184,30 @@ def test_arn_table_5_repeats_tables_1_and_2_for_resnet(arn):
 def test_arn_section_4_2_repeats_the_tables(arn):
     told = arn[(arn.place == "section 4.2") & (arn.seen == "pp")]
     for _, row in told.iterrows():
-        place = "table 1" if row.attack == "jsma_t" else "table 2"
+        place = "table 1" if row.attack == "jsma_targeted" else "table 2"
         assert row.value == column(arn, place, "lenet5", row.attack)[f"{row.defense}_pp"]
     assert len(told) == 7
 
 
 def test_arn_every_defense_errs_more_under_the_raised_budget(arn):
-    for place, target, attack in [("table 1", "lenet5", "pgd_n"), ("table 1", "lenet5", "aa_n"),
-                                  ("table 1", "resnet110", "pgd_n"), ("table 1", "resnet110", "aa_n"),
-                                  ("table 2", "lenet5", "fwa_n"), ("table 2", "resnet110", "fwa_n")]:
+    for place, target, attack in [("table 1", "lenet5", "pgd"), ("table 1", "lenet5", "aa"),
+                                  ("table 1", "resnet110", "pgd"), ("table 1", "resnet110", "aa"),
+                                  ("table 2", "lenet5", "fwa"), ("table 2", "resnet110", "fwa")]:
         default, raised = (column(arn, place, target, name) for name in (attack, attack + "_big"))
         assert (raised >= default).all() and raised["arn_pp"] > default["arn_pp"]
 
 
 # --- ARN: what the paper claims in words, and where its tables say otherwise ---
 
-@pytest.mark.parametrize("attack", ["pgd_n", "pgd_t", "cw_n", "aa_n", "jsma_t", "pgd_n_big", "aa_n_big"])
+@pytest.mark.parametrize("attack", ["pgd", "pgd_targeted", "cw", "aa", "jsma_targeted", "pgd_big", "aa_big"])
 def test_arn_pp_is_best_on_lenet_against_most_pixel_attacks(arn, attack):
     assert column(arn, "table 1", "lenet5", attack).idxmin() == "arn_pp"
 
 
 def test_arn_is_not_best_everywhere(arn):
-    assert column(arn, "table 1", "resnet110", "jsma_t").idxmin() == "doa_7x7_"
-    assert column(arn, "table 1", "resnet110", "ddn_n").idxmin() == "hgd_dp"
-    assert column(arn, "table 2", "lenet5", "fwa_n").idxmin() == "doa_7x7_"
+    assert column(arn, "table 1", "resnet110", "jsma_targeted").idxmin() == "doa_7x7_"
+    assert column(arn, "table 1", "resnet110", "ddn").idxmin() == "hgd_dp"
+    assert column(arn, "table 2", "lenet5", "fwa").idxmin() == "doa_7x7_"
 
 
 def test_arn_is_best_against_every_lisa_patch(arn):
@@ -217,21 +217,21 @@ def test_arn_is_best_against_every_lisa_patch(arn):
 
 def test_arn_reduction_of_66_percent_under_bpda_is_mnist_alone(arn):
     def reduction(target):
-        ape_gan, ours = (arn.loc[[f"arn/t4/{target}/{defense}/pgd_n-ite{n}" for n in (40, 100)]].value.to_numpy()
+        ape_gan, ours = (arn.loc[[f"arn/t4/{target}/{defense}/pgd-ite{n}" for n in (40, 100)]].value.to_numpy()
                          for defense in ("ape_gan", "arn"))
         return 100 * (1 - ours / ape_gan).mean()
 
-    claimed = arn.loc["arn/s4.2/lenet/arn/pgd_n-bpda-reduction"].value
+    claimed = arn.loc["arn/s4.2/lenet/arn/pgd-bpda-reduction"].value
     assert round(reduction("lenet")) == claimed
     assert round((reduction("lenet") + reduction("resnet")) / 2) == 49 != claimed
 
 
 def test_arn_reduction_of_24_percent_in_the_white_box_is_at_the_default_budget_alone(arn):
     def reduction(eps):
-        others = arn.loc[[f"arn/t3/lenet/{defense}/pgd_t-eps{eps}-ite40" for defense in ("ape_gan", "hgd")]].value
-        return 100 * (1 - arn.loc[f"arn/t3/lenet/arn/pgd_t-eps{eps}-ite40"].value / others).mean()
+        others = arn.loc[[f"arn/t3/lenet/{defense}/pgd_targeted-eps{eps}-ite40" for defense in ("ape_gan", "hgd")]].value
+        return 100 * (1 - arn.loc[f"arn/t3/lenet/arn/pgd_targeted-eps{eps}-ite40"].value / others).mean()
 
-    assert round(reduction("0.3")) == arn.loc["arn/s4.2/lenet/arn/pgd_t-white_box-reduction"].value
+    assert round(reduction("0.3")) == arn.loc["arn/s4.2/lenet/arn/pgd_targeted-white_box-reduction"].value
     assert reduction("0.5") < 0.1
 
 

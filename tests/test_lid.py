@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from helpers import lid
+from helpers.measure import lid
 from helpers.attacks import pgd
 
 

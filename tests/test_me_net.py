@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from helpers import data, device, seeded, threats
 from helpers.attacks import ATTACKS
-from helpers.defenses import Defended
+from helpers.threats import Defended
 from helpers.defenses.me_net import MatrixEstimation, MeNet
 from helpers.training import fit
 

@@ -11,7 +11,7 @@ from helpers.defenses.nrp import NRP, relativistic_loss
 from helpers.networks import build
 from helpers.networks.features import features_at
 from helpers.networks.nrp import BasicBlock, DenseBlock, NRPDiscriminator, NRPPurifier
-from helpers.pipeline import load_target
+from helpers.networks.zoo import load_target
 from helpers.training import fit
 
 LAYER = "blocks.2.conv2"

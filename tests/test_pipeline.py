@@ -6,9 +6,12 @@ import torch
 import yaml
 from torch import nn
 
-from helpers import data, defenses, device, profiles, stickers
+from helpers import data, defenses, device
+from helpers.attacks import stickers
+from helpers.lab import profiles
 from helpers.attacks import ATTACKS
-from helpers.pipeline import Experiment, load_target
+from helpers.lab.experiment import Experiment
+from helpers.networks.zoo import load_target
 from helpers.training import fit
 
 MINI = """
@@ -26,12 +29,12 @@ papers:
       adaptive_test: 10
       target: lenet5_clean
       robust_targets: {at_pgd: lenet5_adv}
-      seen: {pp: [pgd_n, pgd_t], dp: [ddn_n, pgd_n], ps: [pgd_n, sta_n]}
+      seen: {pp: [pgd, pgd_targeted], dp: [ddn, pgd], ps: [pgd, sta]}
       attacks:
-        pgd_n: {attack: pgd, settings: {eps: 0.3, steps: 3}}
-        pgd_t: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
-        ddn_n: {attack: ddn, settings: {steps: 3}}
-        sta_n: {attack: sta, settings: {steps: 3}, test: 5}
+        pgd: {attack: pgd, settings: {eps: 0.3, steps: 3}}
+        pgd_targeted: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
+        ddn: {attack: ddn, settings: {steps: 3}}
+        sta: {attack: sta, settings: {steps: 3}, test: 5}
       methods:
         arn: {method: arn, epochs: 2, batch_size: 10, settings: {width: 0.03}}
         arn_released: {method: arn_released, epochs: 1, batch_size: 10, settings: {width: 0.03}}
@@ -44,17 +47,17 @@ papers:
       test: 30
       adaptive_test: 10
       target: own
-      seen: {pp: [pgd_u, pgd_t], ap: [sticker]}
+      seen: {pp: [pgd, pgd_targeted], ap: [sticker]}
       attacks:
-        pgd_u: {attack: pgd, settings: {eps: 0.3, steps: 3}}
-        pgd_t: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
+        pgd: {attack: pgd, settings: {eps: 0.3, steps: 3}}
+        pgd_targeted: {attack: pgd, targeted: true, settings: {eps: 0.3, steps: 3}}
         sticker: {attack: rp2, settings: {mask: mask1, steps: 2}}
       methods:
         own: {method: classifier, data: labels, epochs: 2, batch_size: 10, settings: {network: lenet5, width: 0.2}}
         retrained: {method: classifier, data: labels, epochs: 1, batch_size: 10, settings: {network: lenet5, width: 0.2}}
         further: {method: classifier, data: labels, start: target, epochs: 1, batch_size: 10, settings: {network: lenet5, width: 0.2, learning_rate: 1.0e-9}}
         add: {method: add, epochs: 1, batch_size: 10, settings: {width: 0.03}}
-        add_other: {method: add, epochs: 1, batch_size: 10, wanted: pgd_u, settings: {width: 0.03}}
+        add_other: {method: add, epochs: 1, batch_size: 10, wanted: pgd, settings: {width: 0.03}}
   jatp:
     mnist:
       train: 20
@@ -121,7 +124,7 @@ def test_target_adversarial_set_denoiser_defended_and_white_box_set(mini, tmp_pa
     x, y = lab.images()
     assert x.shape == (30, 1, 28, 28) and torch.equal(x.cpu(), data.load("mnist", "test", n=30)[0])
 
-    x_adv = lab.adversarial("pgd_n")
+    x_adv = lab.adversarial("pgd")
     assert x_adv.shape == x.shape and (x_adv - x).abs().max() <= 0.3 + 1e-6
     denoiser, defended = lab.denoiser("arn_pp"), lab.defended("arn_pp")
     assert torch.equal(defended(x_adv), lab.target()(denoiser(x_adv)))
@@ -129,15 +132,15 @@ def test_target_adversarial_set_denoiser_defended_and_white_box_set(mini, tmp_pa
         assert not any(m.training for m in network.modules())
         assert not any(p.requires_grad for p in network.parameters())
     assert [set(epoch) for epoch in lab.history("arn_pp")] == [{"mse", "att", "nor", "adv", "d_attack", "d_image"}] * 2
-    white_box = lab.adversarial("pgd_n", threat="white_box", defense="arn_pp")
+    white_box = lab.adversarial("pgd", threat="white_box", defense="arn_pp")
     assert white_box.shape == (10, 1, 28, 28) and not torch.equal(white_box, x_adv[:10])
 
     made = written(tmp_path)
     assert len(made) == 5  # two sets to train on, the denoiser, the test set, the white-box set
     again = mini()
-    assert torch.equal(again.adversarial("pgd_n"), x_adv)
+    assert torch.equal(again.adversarial("pgd"), x_adv)
     assert torch.equal(again.defended("arn_pp")(x_adv), defended(x_adv))
-    assert torch.equal(again.adversarial("pgd_n", threat="white_box", defense="arn_pp"), white_box)
+    assert torch.equal(again.adversarial("pgd", threat="white_box", defense="arn_pp"), white_box)
     assert written(tmp_path) == made  # loaded, not made again
 
 
@@ -146,14 +149,14 @@ def test_the_pipeline_does_what_its_parts_do_by_hand(mini):
     target = load_target("lenet5_clean")
     x, y = (t.to(device()) for t in data.load("mnist", "train", n=20))
     settings = {"eps": 0.3, "steps": 3, "seed": 0}
-    pgd_n = ATTACKS["pgd"](target, x, y, **settings)
-    pgd_t = ATTACKS["pgd"](target, x, lab.targets("train"), targeted=True, **settings)
-    assert torch.equal(lab.adversarial("pgd_n", "train"), pgd_n)
-    assert torch.equal(lab.adversarial("pgd_t", "train"), pgd_t)
+    pgd = ATTACKS["pgd"](target, x, y, **settings)
+    pgd_targeted = ATTACKS["pgd"](target, x, lab.targets("train"), targeted=True, **settings)
+    assert torch.equal(lab.adversarial("pgd", "train"), pgd)
+    assert torch.equal(lab.adversarial("pgd_targeted", "train"), pgd_targeted)
 
     torch.manual_seed(0)
     method = defenses.build("arn", width=0.03, seen=2)
-    pairs = {"natural": x, "label": y, "adversarial": torch.stack([pgd_n, pgd_t], 1)}
+    pairs = {"natural": x, "label": y, "adversarial": torch.stack([pgd, pgd_targeted], 1)}
     history = fit(method, pairs, epochs=2, batch_size=10, seed=0)
     torch.testing.assert_close(lab.denoiser("arn_pp")(x), method(x))
     for got, expected in zip(lab.history("arn_pp"), history, strict=True):
@@ -174,9 +177,9 @@ def test_every_defense_of_the_profile_can_be_had(mini, defense):
 
 def test_an_attack_runs_on_the_number_of_images_the_profile_gives_it(mini):
     lab = mini()
-    assert len(lab.adversarial("pgd_n")) == 30 and len(lab.adversarial("sta_n")) == 5
-    assert len(lab.adversarial("ddn_n", "train")) == 20
-    assert len(lab.adversarial("ddn_n", threat="white_box", defense="at_pgd")) == 10
+    assert len(lab.adversarial("pgd")) == 30 and len(lab.adversarial("sta")) == 5
+    assert len(lab.adversarial("ddn", "train")) == 20
+    assert len(lab.adversarial("ddn", threat="white_box", defense="at_pgd")) == 10
 
 
 def test_a_white_box_attack_meets_the_defense_and_an_oblivious_one_the_bare_target(mini):
@@ -185,9 +188,9 @@ def test_a_white_box_attack_meets_the_defense_and_an_oblivious_one_the_bare_targ
         ("oblivious", "none", 30, lab.target()), ("white_box", "at_pgd", 10, load_target("lenet5_adv")),
     ]:
         expected = ATTACKS["pgd"](victim, *lab.images("test", n), eps=0.3, steps=3, seed=0)
-        assert torch.equal(lab.adversarial("pgd_n", threat=threat, defense=defense), expected)
+        assert torch.equal(lab.adversarial("pgd", threat=threat, defense=defense), expected)
     with pytest.raises(ValueError, match="unknown threat model: 'grey_box'; choose one of oblivious, white_box, bpda"):
-        lab.adversarial("pgd_n", threat="grey_box", defense="at_pgd")
+        lab.adversarial("pgd", threat="grey_box", defense="at_pgd")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -205,7 +208,7 @@ def test_a_targeted_set_comes_closer_to_its_targets(mini):
 
     lab = mini()
     targets = lab.targets()
-    assert towards(lab.adversarial("pgd_t"), targets) > towards(lab.images()[0], targets) + 1
+    assert towards(lab.adversarial("pgd_targeted"), targets) > towards(lab.images()[0], targets) + 1
 
 
 def test_the_first_images_of_a_full_set_are_a_fixed_random_draw(mini, tmp_path, monkeypatch):
@@ -233,7 +236,7 @@ def test_a_target_can_be_a_trained_one(mini):
     x = lab.images()[0]
     assert not torch.equal(lab.target()(x), load_target("lenet5_clean")(x))
     expected = ATTACKS["pgd"](lab.target(), *lab.images(), eps=0.3, steps=3, seed=0)
-    assert torch.equal(lab.adversarial("pgd_u"), expected)
+    assert torch.equal(lab.adversarial("pgd"), expected)
 
 
 def test_a_retrained_target_stands_behind_the_same_denoiser(mini):
@@ -242,7 +245,7 @@ def test_a_retrained_target_stands_behind_the_same_denoiser(mini):
     again, first = lab.defended("add_pp_re"), lab.defended("add_pp")
     assert torch.equal(again.denoiser(x), first.denoiser(x))
     assert not torch.equal(again(x), first(x))
-    white_box = lab.adversarial("pgd_u", threat="white_box", defense="add_pp_re")
+    white_box = lab.adversarial("pgd", threat="white_box", defense="add_pp_re")
     assert torch.equal(white_box, ATTACKS["pgd"](again, *lab.images("test", 10), eps=0.3, steps=3, seed=0))
 
 
@@ -265,7 +268,7 @@ def test_a_denoiser_can_be_made_to_want_other_images(mini):
     lab = mini(paper="add")
     x = lab.images()[0]
     assert not torch.equal(lab.denoiser("add_pp")(x), lab.denoiser("add_other_pp")(x))
-    assert lab.seen("add_other_pp") == ["pgd_u", "pgd_t"]
+    assert lab.seen("add_other_pp") == ["pgd", "pgd_targeted"]
 
 
 def test_a_sticker_covers_its_mask_and_nothing_else(mini):
@@ -299,10 +302,10 @@ def change(place, value):
 
 def paths(lab):
     return {
-        "set": lab.adversarial_path("pgd_n"),
-        "train": lab.adversarial_path("pgd_n", "train"),
+        "set": lab.adversarial_path("pgd"),
+        "train": lab.adversarial_path("pgd", "train"),
         "denoiser": lab.defense_path("arn_pp"),
-        "white_box": lab.adversarial_path("pgd_n", threat="white_box", defense="arn_pp"),
+        "white_box": lab.adversarial_path("pgd", threat="white_box", defense="arn_pp"),
         "other": lab.defense_path("at_own"),
     }
 
@@ -311,9 +314,9 @@ ALL = {"set", "train", "denoiser", "white_box", "other"}
 
 
 @pytest.mark.parametrize("place, value, moved", [
-    ("attacks.pgd_n.settings.eps", 0.2, ALL - {"other"}),
-    ("attacks.pgd_t.settings.steps", 4, {"denoiser", "white_box"}),
-    ("attacks.sta_n.settings.steps", 4, set()),
+    ("attacks.pgd.settings.eps", 0.2, ALL - {"other"}),
+    ("attacks.pgd_targeted.settings.steps", 4, {"denoiser", "white_box"}),
+    ("attacks.sta.settings.steps", 4, set()),
     ("methods.arn.epochs", 3, {"denoiser", "white_box"}),
     ("methods.arn.batch_size", 5, {"denoiser", "white_box"}),
     ("methods.arn.settings.width", 0.04, {"denoiser", "white_box"}),
@@ -340,7 +343,7 @@ def test_a_trained_target_moves_all_that_was_made_with_it(mini):
         content["papers"]["add"]["mnist"]["methods"]["own"]["epochs"] = 3
 
     def those(lab):
-        return {lab.adversarial_path("pgd_u"), lab.defense_path("add_pp"), lab.defense_path("add_pp_re"), lab.defense_path("none")}
+        return {lab.adversarial_path("pgd"), lab.defense_path("add_pp"), lab.defense_path("add_pp_re"), lab.defense_path("none")}
 
     assert not those(mini(paper="add")) & those(mini(epochs, paper="add"))
 
@@ -351,7 +354,7 @@ def test_words_that_compute_nothing_move_nothing(mini):
 
 def test_changes_in_the_call_move_their_artifact(mini):
     lab = mini()
-    sets = [lab.adversarial_path("pgd_n", **more) for more in (
+    sets = [lab.adversarial_path("pgd", **more) for more in (
         {}, {"eps": 0.2}, {"steps": 4}, {"split": "train"}, {"threat": "white_box", "defense": "arn_pp"},
         {"threat": "bpda", "defense": "arn_pp"}, {"threat": "white_box", "defense": "arn_dp"})]
     denoisers = [lab.defense_path("arn_pp", **more) for more in (
@@ -361,9 +364,9 @@ def test_changes_in_the_call_move_their_artifact(mini):
 
 def test_paths_are_where_the_artifacts_lie(mini, tmp_path):
     lab = mini()
-    lab.adversarial("pgd_n")
+    lab.adversarial("pgd")
     lab.defended("at_own")
-    assert lab.adversarial_path("pgd_n").exists() and lab.defense_path("at_own").exists()
+    assert lab.adversarial_path("pgd").exists() and lab.defense_path("at_own").exists()
 
 
 def test_an_ablation_is_another_denoiser(mini):
@@ -386,8 +389,8 @@ def test_an_unknown_experiment_is_an_error_with_the_choices(settings, message):
 
 
 @pytest.mark.parametrize("ask, message", [
-    (lambda lab: lab.adversarial("pgd"), "unknown attack.*'pgd'.*pgd_n, pgd_t"),
-    (lambda lab: lab.adversarial("pgd_n", eps=-1), "eps must be positive"),
+    (lambda lab: lab.adversarial("pgd"), "unknown attack.*'pgd'.*pgd, pgd_targeted"),
+    (lambda lab: lab.adversarial("pgd", eps=-1), "eps must be positive"),
     (lambda lab: lab.defended("anr_pp"), "unknown method.*'anr'.*arn, arn_released"),
     (lambda lab: lab.defended("arn_xx"), "unknown set of seen attacks.*'xx'.*dp, pp, ps"),
     (lambda lab: lab.defended("arn"), "unknown.*arn"),

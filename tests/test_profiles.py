@@ -5,10 +5,11 @@ import inspect
 import pytest
 import yaml
 
-from helpers import data, profiles
+from helpers import data
+from helpers.lab import profiles
 from helpers.attacks import ATTACKS
 from helpers.defenses import DEFENSES
-from helpers.pipeline import ADVERTORCH_WEIGHTS, ZOO
+from helpers.networks.zoo import ADVERTORCH_WEIGHTS, ZOO
 
 
 CLASSIFIERS = ("classifier", "adversarial_training", "trades", "mart", "mma", "me_net", "smoothing")
@@ -130,7 +131,7 @@ def first_attack(content):
     (lambda c: c.pop("deviation"), ["deviation", "required"]),
     (lambda c: c["papers"]["arn"]["mnist"].update(test=0), ["papers.arn.mnist.test", "greater than 0"]),
     (lambda c: c["papers"]["arn"]["mnist"].update(train="all"), ["papers.arn.mnist.train", "all"]),
-    (lambda c: first_attack(c).update(epsilon=0.3), ["papers.arn.mnist.attacks.pgd_n.epsilon", "not permitted"]),
+    (lambda c: first_attack(c).update(epsilon=0.3), ["papers.arn.mnist.attacks.pgd.epsilon", "not permitted"]),
     (lambda c: c["papers"]["arn"]["mnist"]["methods"]["arn"].update(data="triples"), ["'pairs', 'natural' or 'labels'", "triples"]),
 ])
 def test_a_bad_value_is_an_error_with_file_place_and_value(tmp_path, change, parts):

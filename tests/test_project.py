@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from helpers import ROOT, reproduce, run
+from helpers import ROOT
+from helpers.run import __main__ as run, reproduce
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -206,7 +207,7 @@ def test_a_notebook_run_in_place_keeps_no_trace_of_the_machine(notebook, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "text, meaning", [("3", 3), ("1e-3", 0.001), ("true", True), ("[1, 2]", [1, 2]), ("pgd_n", "pgd_n"), ("8/255", "8/255")]
+    "text, meaning", [("3", 3), ("1e-3", 0.001), ("true", True), ("[1, 2]", [1, 2]), ("pgd", "pgd"), ("8/255", "8/255")]
 )
 def test_values_of_parameters_are_read_as_meant(text, meaning):
     assert run.value(text) == meaning

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from helpers import report
+from helpers.run import report
 
 PNG = base64.b64encode(b"\x89PNG a picture").decode()
 TABLE = '<table border="1" class="dataframe"><tr><td>as claimed, broken</td><td>6.0 (4–8)</td></tr></table>'
@@ -96,7 +96,7 @@ def test_a_widget_is_replaced_by_a_note_in_the_notebook_page(folder):
 
 def test_results_become_verdicts_with_numbers(folder, tmp_path):
     rate = {"value": 6.04, "n": 500, "low": 4.2, "high": 8.5}
-    row = {"id": "arn/t1/<x>", "defense": "arn_pp", "attack": "pgd_n", "paper": 1.85, "ours": rate}
+    row = {"id": "arn/t1/<x>", "defense": "arn_pp", "attack": "pgd", "paper": 1.85, "ours": rate}
     content = {
         "notebook": "00_first", "profile": "quick", "seed": 1, "commit": None, "device": "an abacus",
         "versions": {"torch": "2.0"}, "made": "2026-01-02T03:04:05+00:00",

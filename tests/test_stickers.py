@@ -1,10 +1,10 @@
-"""helpers.stickers: where a sticker may be, with our own masks and with the user's."""
+"""helpers.attacks.stickers: where a sticker may be, with our own masks and with the user's."""
 
 import numpy as np
 import pytest
 import torch
 
-from helpers import stickers
+from helpers.attacks import stickers
 from helpers.attacks.physical import rp2
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers import threats
 from helpers.attacks import ATTACKS
-from helpers.defenses import Defended
+from helpers.threats import Defended
 from helpers.networks import build
 
 

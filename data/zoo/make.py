@@ -34,7 +34,7 @@ from helpers.defenses.classifier import Classifier
 from helpers.defenses.mart import Mart
 from helpers.defenses.mma import Mma
 from helpers.defenses.trades import Trades
-from helpers.evaluation import error_rate
+from helpers.measure.rates import error_rate
 from helpers.training import crop_and_flip, fit
 
 EPS, STEP, BATCH, RATE = 8 / 255, 10 / 255, 128, 0.2

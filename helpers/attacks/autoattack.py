@@ -3,54 +3,183 @@
 All are untargeted, in the ℓ∞ or ℓ2 ball of radius `eps` (units of the [0,1] image); an image that
 is not broken is handed back unchanged.  Random numbers go by an image's place among those that are
 still unbroken: what becomes of an image may depend on its neighbours that much.
+
+Parameters that they share, besides those of every attack (see `helpers.attacks`):
+eps: radius > 0.
+norm: "linf" or "l2".
+steps, queries, restarts: whole numbers >= 1.
+seed: of the random starts and searches.
+ValueError for a targeted attack, too few classes, images that are not float32, and settings out of range.
 """
 
 import logging
 
 import torch
+from torch import Tensor, nn
 
 from helpers import seeded
-from helpers.attacks.advertorch import num_classes
+from helpers.attacks.contract import attack, num_classes
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 
+LOGGER = logging.getLogger("auto-attack")  # the library's
 
-def aa(model, x, y, *, targeted, eps, norm="linf", version="standard", batch_size=500, seed=0):
+
+@attack(revision=1)
+def aa(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    norm: str = "linf",
+    version: str = "standard",
+    batch_size: int = 500,
+    seed: int = 0,
+) -> Tensor:
     """The parameter-free ensemble: APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 
     version: "standard", or "rand" for a stochastic model (APGD with 20 gradient samples).
+    batch_size: images at a time.
     Each attack sees only the examples that its predecessors left unbroken.  The targeted parts
     need at least four classes, "rand" three.
     """
     if version not in ("standard", "rand"):
         raise ValueError(f"version is standard or rand, got {version!r}")
-    classes = _check(model, x, targeted, norm, classes=4 if version == "standard" else 3)
+    classes = _check(model, x, targeted, norm, at_least=4 if version == "standard" else 3)
     from pyautoattack import AutoAttack
 
-    logging.getLogger("auto-attack").setLevel(logging.WARNING)
-    attack = AutoAttack(model, eps=eps, norm=NORMS[norm], version=version, seed=seed, device=x.device)
+    parts = AutoAttack(model, eps=eps, norm=NORMS[norm], version=version, seed=seed, device=x.device)
     # Its targeted parts try nine classes, which a model with fewer than ten does not have.
-    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
+    parts.apgd_targeted.n_target_classes = parts.fab.n_target_classes = min(9, classes - 1)
+    LOGGER.setLevel(logging.WARNING)
     with seeded(seed):  # the library draws from torch's global generator
-        return attack.run_standard_evaluation(x, y, batch_size=batch_size)[0].clamp(0, 1)
+        return parts.run_standard_evaluation(x, y, batch_size=batch_size)[0].clamp(0, 1)
 
 
-def apgd_ce(model, x, y, *, targeted, eps, norm="linf", steps=100, restarts=1, samples=1, seed=0):
+@attack(revision=1)
+def ensemble(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    norm: str = "linf",
+    steps: int = 50,
+    classes: int = 3,
+    queries: int = 200,
+    seed: int = 0,
+) -> Tensor:
+    """A strong and cheap stand-in for AutoAttack: three of its parts, shortened.
+
+    1. APGD on the cross-entropy, `steps` steps;
+    2. APGD on the targeted difference-of-logits ratio (Croce & Hein, Eq. 7), `steps` steps towards each of the
+       `classes` likeliest wrong classes;
+    3. Square with `queries` queries, which needs no gradient: an alarm.  Images that it alone breaks say that
+       the model masks its gradients.
+    Each sees only the images that its predecessors left unbroken.  The model must have at least four classes.
+    """
+    found = _check(model, x, targeted, norm, at_least=4, steps=steps, classes=classes, queries=queries)
+    from pyautoattack.autopgd_base import APGDAttack_targeted
+
+    shared = {"eps": eps, "norm": NORMS[norm], "seed": seed, "device": x.device}
+    parts = [
+        _apgd(model, "ce", steps=steps, **shared),
+        APGDAttack_targeted(
+            model, n_iter=steps, n_target_classes=min(classes, found - 1), logger=LOGGER, **shared
+        ),
+        _square(model, queries=queries, **shared),
+    ]
+    x_adv = x.clone()
+    for part in parts:
+        with torch.no_grad():
+            standing = (model(x_adv).argmax(1) == y).nonzero().squeeze(1)
+        if len(standing):
+            x_adv[standing] = _run(part, x[standing], y[standing], seed)
+    return x_adv
+
+
+@attack(revision=1)
+def apgd_ce(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    norm: str = "linf",
+    steps: int = 100,
+    restarts: int = 1,
+    samples: int = 1,
+    seed: int = 0,
+) -> Tensor:
     """Auto-PGD on the cross-entropy: momentum, and a step size that halves when progress stalls.
 
     samples: gradients averaged per step, for a stochastic model.
     """
     _check(model, x, targeted, norm, steps=steps, restarts=restarts, samples=samples)
-    return _apgd(model, x, y, "ce", eps, norm, steps, restarts, samples, seed)
+    part = _apgd(
+        model,
+        "ce",
+        eps=eps,
+        norm=NORMS[norm],
+        steps=steps,
+        restarts=restarts,
+        samples=samples,
+        seed=seed,
+        device=x.device,
+    )
+    return _run(part, x, y, seed)
 
 
-def apgd_dlr(model, x, y, *, targeted, eps, norm="linf", steps=100, restarts=1, samples=1, seed=0):
-    """Auto-PGD on the difference-of-logits ratio, which no scaling of the logits can hide from."""
-    _check(model, x, targeted, norm, classes=3, steps=steps, restarts=restarts, samples=samples)
-    return _apgd(model, x, y, "dlr", eps, norm, steps, restarts, samples, seed)
+@attack(revision=1)
+def apgd_dlr(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    norm: str = "linf",
+    steps: int = 100,
+    restarts: int = 1,
+    samples: int = 1,
+    seed: int = 0,
+) -> Tensor:
+    """Auto-PGD on the difference-of-logits ratio, which no scaling of the logits can hide from.
+
+    samples: gradients averaged per step, for a stochastic model.
+    """
+    _check(model, x, targeted, norm, at_least=3, steps=steps, restarts=restarts, samples=samples)
+    part = _apgd(
+        model,
+        "dlr",
+        eps=eps,
+        norm=NORMS[norm],
+        steps=steps,
+        restarts=restarts,
+        samples=samples,
+        seed=seed,
+        device=x.device,
+    )
+    return _run(part, x, y, seed)
 
 
-def fab(model, x, y, *, targeted, eps, norm="linf", steps=100, restarts=1, seed=0):
+@attack(revision=1)
+def fab(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    norm: str = "linf",
+    steps: int = 100,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Tensor:
     """Fast adaptive boundary attack towards each of the (at most nine) likeliest classes in turn.
 
     It looks for the smallest perturbation; one larger than `eps` counts as a failure.
@@ -58,53 +187,77 @@ def fab(model, x, y, *, targeted, eps, norm="linf", steps=100, restarts=1, seed=
     classes = _check(model, x, targeted, norm, steps=steps, restarts=restarts)
     from pyautoattack.fab_pt import FABAttack_PT
 
-    attack = FABAttack_PT(
-        model, norm=NORMS[norm], n_restarts=restarts, n_iter=steps, eps=eps, seed=seed, targeted=True,
-        device=x.device, n_target_classes=min(9, classes - 1),
-    )  # fmt: skip
-    return _run(attack, x, y, seed)
+    part = FABAttack_PT(
+        model,
+        norm=NORMS[norm],
+        n_restarts=restarts,
+        n_iter=steps,
+        eps=eps,
+        seed=seed,
+        targeted=True,
+        device=x.device,
+        n_target_classes=min(9, classes - 1),
+    )
+    return _run(part, x, y, seed)
 
 
-def square(model, x, y, *, targeted, eps, norm="linf", queries=5000, restarts=1, seed=0):
+@attack(revision=1)
+def square(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    norm: str = "linf",
+    queries: int = 5000,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Tensor:
     """Square attack: random squares, kept where they lower the margin; it needs no gradient."""
     _check(model, x, targeted, norm, queries=queries, restarts=restarts)
-    from pyautoattack.square import SquareAttack
-
-    attack = SquareAttack(
-        model, p_init=0.8, n_queries=queries, eps=eps, norm=NORMS[norm], n_restarts=restarts, seed=seed,
-        verbose=False, device=x.device, resc_schedule=False,
-    )  # fmt: skip
-    return _run(attack, x, y, seed)
+    part = _square(
+        model, eps=eps, norm=NORMS[norm], queries=queries, restarts=restarts, seed=seed, device=x.device
+    )
+    return _run(part, x, y, seed)
 
 
-def _apgd(model, x, y, loss, eps, norm, steps, restarts, samples, seed):
+def _apgd(model, loss, *, steps, restarts=1, samples=1, **shared):
     from pyautoattack.autopgd_base import APGDAttack
 
-    attack = APGDAttack(
-        model, n_restarts=restarts, n_iter=steps, eps=eps, norm=NORMS[norm], eot_iter=samples, rho=0.75, loss=loss,
-        seed=seed, device=x.device, logger=logging.getLogger("auto-attack"),
-    )  # fmt: skip
-    return _run(attack, x, y, seed)
+    return APGDAttack(
+        model, loss=loss, n_iter=steps, n_restarts=restarts, eot_iter=samples, logger=LOGGER, **shared
+    )
 
 
-def _run(attack, x, y, seed):
+def _square(model, *, queries, restarts=1, **shared):
+    from pyautoattack.square import SquareAttack
+
+    return SquareAttack(
+        model, n_queries=queries, n_restarts=restarts, p_init=0.8, resc_schedule=False, **shared
+    )
+
+
+def _run(part, x, y, seed):
     """One part by itself on the images that the model classifies rightly, the others left alone."""
     with seeded(seed), torch.enable_grad():
-        x_adv = attack.perturb(x, y)
+        x_adv = part.perturb(x, y)
     return x_adv.clamp(0, 1)
 
 
-def _check(model, x, targeted, norm, classes=2, **counts):
+def _check(model, x, targeted, norm, at_least=2, **counts):
     """Number of classes of the model; ValueError for what the library would not notice."""
     if targeted:
         raise ValueError("AutoAttack and its parts are untargeted: pass the true labels and targeted=False")
     if norm not in NORMS:
         raise ValueError(f"norm is linf or l2, got {norm!r}")
     if x.dtype != torch.float32:
-        raise ValueError(f"AutoAttack computes in float32, the images are {x.dtype}: use x.float() and model.float()")
+        raise ValueError(
+            f"AutoAttack computes in float32, the images are {x.dtype}: use x.float() and model.float()"
+        )
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
-    if (found := num_classes(model, x)) < classes:
-        raise ValueError(f"this attack needs at least {classes} classes, the model has {found}")
+    if (found := num_classes(model, x)) < at_least:
+        raise ValueError(f"this attack needs at least {at_least} classes, the model has {found}")
     return found

@@ -1,18 +1,23 @@
 """FGSM (Goodfellow et al. 2015), PGD (Madry et al. 2018), and the loop that all of its kin share.
 
-By hand because the training loops live on it: advertorch takes 1.3 times as long for the
+Our own implementation, because the training loops live on it: advertorch takes 1.3 times as long for the
 same steps.  A test holds it to advertorch's result, step for step.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.attacks.contract import attack
 
-def dlr_loss(logits, y):
+
+def dlr_loss(logits: Tensor, y: Tensor) -> Tensor:
     """Difference-of-logits ratio (Croce & Hein 2020, Eq. 6), summed; (N,K), (N,) -> scalar.
 
     Invariant to shifting and scaling the logits, so that a defense cannot hide behind large
-    logits that make the cross-entropy's gradient vanish.  Needs at least three classes.
+    logits that make the cross-entropy's gradient vanish.  ValueError for fewer than three classes.
     """
     if logits.shape[1] < 3:
         raise ValueError(f"the dlr loss needs at least three classes, got {logits.shape[1]}")
@@ -20,19 +25,19 @@ def dlr_loss(logits, y):
     return (-margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)).sum()
 
 
-def cross_entropy(logits, y):
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy, summed over the batch; (N,K), (N,) -> scalar."""
     return F.cross_entropy(logits, y, reduction="sum")
 
 
-def margin(logits, y):
+def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Logit of class `y` minus the largest other one; (N,K), (N,) -> (N,).  Negative: not predicted."""
     own = logits.gather(1, y[:, None]).squeeze(1)
     other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return own - other
 
 
-def log_odds(logits, y):
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """log(p/(1−p)) of class `y`'s probability p; (N,K), (N,) -> (N,).
 
     It orders images, and its gradient points, as log p does, but it does not round to nothing
@@ -45,40 +50,104 @@ def log_odds(logits, y):
 LOSSES = {"ce": cross_entropy, "dlr": dlr_loss}
 
 
-def pgd(model, x, y, *, targeted, eps, steps=40, step_size=None, norm="linf", random_start=True, loss="ce", seed=0):
+@attack(revision=1)
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    steps: int = 40,
+    step_size: float | None = None,
+    norm: str = "linf",
+    random_start: bool = True,
+    loss: str = "ce",
+    seed: int = 0,
+) -> Tensor:
     """Projected gradient ascent on the loss in the `norm` ball of radius `eps`, then [0,1].
 
-    eps, step_size: in units of the [0,1] image; step_size defaults to 2.5·eps/steps (Madry's rule).
-    random_start: uniform in the ball.  loss: "ce" or "dlr".  With `targeted` the loss
-    towards `y` is minimised; "dlr" is a poor one for that, since it is served by confidence in any label: the
-    targeted form of Croce & Hein (Eq. 7), which `aa` uses, knows the true label, too.
+    eps: radius > 0, in units of the [0,1] image.
+    steps: >= 1.
+    step_size: in units of the [0,1] image; None: 2.5·eps/steps (Madry's rule).
+    norm: "linf" or "l2".
+    random_start: from a uniform point of the ball, drawn by `seed` and by an image's place in the batch.
+    loss: "ce" or "dlr".
+    With `targeted` the loss towards `y` is minimised; "dlr" is a poor one for that, since it is served by
+    confidence in any label: the targeted form of Croce & Hein (Eq. 7), which `aa` uses, knows the true label, too.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {sorted(LOSSES)}, got {loss!r}")
     sign = -1 if targeted else 1
     return ascend(
         lambda x_adv: sign * LOSSES[loss](model(x_adv), y),
-        in_format_of(model, x), eps=eps, steps=steps, step_size=step_size, norm=norm, random_start=random_start, seed=seed,
-    )  # fmt: skip
+        in_format_of(model, x),
+        eps=eps,
+        steps=steps,
+        step_size=step_size,
+        norm=norm,
+        random_start=random_start,
+        seed=seed,
+    )
 
 
-def pgd_dlr(model, x, y, *, targeted, **settings):
-    """PGD on the difference-of-logits ratio; JATP's table: steps 40, step_size 0.007, eps 8/255."""
-    return pgd(model, x, y, targeted=targeted, loss="dlr", **settings)
+@attack(revision=1)
+def pgd_dlr(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    steps: int = 40,
+    step_size: float | None = None,
+    norm: str = "linf",
+    random_start: bool = True,
+    seed: int = 0,
+) -> Tensor:
+    """PGD on the difference-of-logits ratio, with the settings of `pgd`.
+
+    JATP's table: steps 40, step_size 0.007, eps 8/255.
+    """
+    return pgd(
+        model,
+        x,
+        y,
+        targeted=targeted,
+        eps=eps,
+        steps=steps,
+        step_size=step_size,
+        norm=norm,
+        random_start=random_start,
+        loss="dlr",
+        seed=seed,
+    )
 
 
-def fgsm(model, x, y, *, targeted, eps):
-    """One signed gradient step of length `eps`, without a random start."""
+@attack(revision=1)
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, targeted: bool, eps: float) -> Tensor:
+    """One signed gradient step of length `eps` > 0 (units of the [0,1] image), without a random start."""
     return pgd(model, x, y, targeted=targeted, eps=eps, steps=1, step_size=eps, random_start=False)
 
 
-def ascend(loss, x, *, eps, steps=40, step_size=None, norm="linf", random_start=True, seed=0, start=None):
-    """The projected ascent itself: `steps` steps up `loss`, a function of the images to a scalar.
+def ascend(
+    loss: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    eps: float,
+    steps: int = 40,
+    step_size: float | None = None,
+    norm: str = "linf",
+    random_start: bool = True,
+    seed: int = 0,
+    start: Tensor | None = None,
+) -> Tensor:
+    """The projected ascent itself: `steps` steps up `loss`, from `x` (N,C,H,W) in [0,1]; -> images of its shape.
 
-    The loss must be a sum over the images, so that each one's gradient is its own.  The other
-    settings are those of `pgd`.  With `start` the ascent goes on from those images.  The random
-    start goes by an image's place in the batch; apart from it an image's result does not depend
-    on its neighbours.
+    loss: images -> scalar, a sum over the images, so that each one's gradient is its own.
+    start: images from which to go on, instead of `x` or a random start.
+    The other settings are those of `pgd`.  The random start goes by an image's place in the batch; apart from it
+    an image's result does not depend on its neighbours.  ValueError for an unknown norm, steps < 1, step_size <= 0.
     """
     if norm not in ("linf", "l2") or steps < 1:
         raise ValueError(f"norm is linf or l2, steps >= 1; got {norm}, {steps}")
@@ -99,21 +168,21 @@ def ascend(loss, x, *, eps, steps=40, step_size=None, norm="linf", random_start=
     return x_adv
 
 
-def in_format_of(model, x):
+def in_format_of(model: nn.Module, x: Tensor) -> Tensor:
     """`x` in the memory format of the model's convolutions, once, instead of a conversion in each layer and step."""
     weights = (p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1)
     last = any(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def positive_step(step_size):
+def positive_step(step_size: float) -> float:
     """`step_size`; ValueError unless it is positive: downhill, an attack repairs images."""
     if not step_size > 0:
         raise ValueError(f"step_size must be positive, got {step_size}: leave it out for the default")
     return step_size
 
 
-def box(x, eps):
+def box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The ℓ∞ ball around `x` within [0,1]: its lower and upper corner, each of x's shape."""
     return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
 

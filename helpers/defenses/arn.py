@@ -9,15 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.losses import (
-    cross_entropy_to,
-    deceive_loss,
-    gradient_penalty,
-    moment_kl,
-    posterior_kl,
-    real_fake_loss,
-    squared_error,
-)
+from helpers.losses import cross_entropy_to, deceive_loss, gradient_penalty, moment_kl, posterior_kl, real_fake_loss, squared_error
 from helpers.networks import build
 
 TERMS = ("att", "nor", "adv")

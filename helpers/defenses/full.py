@@ -28,7 +28,7 @@ class FullAdversarial(nn.Module):
 
     def training_step(self, batch, optimizers):
         """x̃* = argmax 𝟙(T(P(x̃)) ≠ y) in the ball around x (Eq. 3), then the method's own step; `natural`, `label`."""
-        from helpers.defenses import Defended
+        from helpers.threats import Defended
 
         x, y = batch["natural"], batch["label"]
         pipeline = Defended(self.target, self.method)

@@ -67,7 +67,7 @@ class JATP(nn.Module):
 
     def full_model(self):
         """F = T∘P as a module with parts `target` and `denoiser`."""
-        from helpers.defenses import Defended
+        from helpers.threats import Defended
 
         return Defended(self.target if self.joint_target is None else self.joint_target, self.denoiser)
 

@@ -80,7 +80,7 @@ class MeNet(Classifier):
 
         By BPDA with the identity, and a fresh mask in each step (`backward` of the released code's layers).
         """
-        from helpers.defenses import Defended
+        from helpers.threats import Defended
 
         x = super().images(batch)
         if self.attack_settings is None:

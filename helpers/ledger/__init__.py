@@ -1,6 +1,6 @@
 """The ledger: every number the papers print, one row per number, one CSV file per paper.
 
-    id         unique, starts with the paper: arn/t1/lenet/arn_pp/pgd_n
+    id         unique, starts with the paper: arn/t1/lenet/arn_pp/pgd
     paper      name of the CSV file without its ending: arn
     place      where the number is printed: table 1, section 4.2
     dataset, target, defense, seen, attack, threat, metric
@@ -11,7 +11,7 @@
     pm         the printed plus-minus, in percent; empty where the paper prints none
     note       doubts about the reading and settings without a column: substitute=hgd; iterations=40
 
-Numbers that are no RATES have no verdict: helpers.evaluation.Comparison does not take them.
+Numbers that are no RATES have no verdict: helpers.measure.rates.Comparison does not take them.
 """
 import csv
 import difflib
@@ -28,8 +28,8 @@ COLUMNS = ["id", "paper", "place", "dataset", "target", "defense", "seen", "atta
 RATES = {"error_rate", "success_rate", "fooling_rate", "accuracy", "targeted_accuracy",
          "roc_auc", "precision", "recall"}
 
-# Attacks are named as in their paper.  _n (ARN) and _u (ADD) untargeted, _t targeted, _big with the raised budget;
-# sta is ADD's st, fwa its sfw; ap1 to ap4 are RP2's patches.  JATP's and DIR's, all untargeted, have no ending.
+# One name for one attack, whatever its paper calls it.  _targeted: towards a given class, the others are untargeted;
+# _big: with the raised budget; ap1 to ap4: RP2's patches.
 VOCABULARY = {
     "dataset": {"mnist", "fashion_mnist", "cifar10", "svhn", "lisa"},
     "target": {"lenet5", "fashion_cnn", "resnet110", "wrn28_20", "vgg19", "svhn_cnn", "lisa_cnn", "unstated",
@@ -41,11 +41,10 @@ VOCABULARY = {
     "seen": {"pp", "dp", "ps", "ap",  # PGD untargeted with PGD targeted, DDN, ST untargeted; ap1 with ap2
              "dd", "cc", "sp",  # DDN and CW, each untargeted with targeted; ST untargeted with PGD targeted
              "pgd", "ssp", "feature", ""},  # in JATP: PGD; NRP's self-supervised perturbation; Eq. 5
-    "attack": {"natural", "pgd_n", "pgd_t", "pgd_n_big", "aa_n", "aa_n_big", "cw_n", "cw_t", "ddn_n", "ddn_t",
-               "jsma_t", "sta_n", "sta_t", "fwa_n", "fwa_n_big", "ap1", "ap2", "ap3", "ap4", "unstated",
-               "pgd_u", "cw_u", "ba_u", "ls_u", "ddn_u", "st_u", "st_t", "sfw_u", "aa",
-               "pgd", "dlr", "fwa", "ti_bim",
-               "mi", "vni", "mask_adaptive", "restored", ""},  # DIR's Eq. 8 and 9; empty: a time
+    "attack": {"natural", "pgd", "pgd_targeted", "pgd_big", "aa", "aa_big", "cw", "cw_targeted", "ddn", "ddn_targeted",
+               "jsma_targeted", "sta", "sta_targeted", "fwa", "fwa_big", "ap1", "ap2", "ap3", "ap4", "ba", "lsa",
+               "dlr", "ti_bim", "mi", "vni", "mask_adaptive", "restored",  # the last two: DIR's Eq. 8 and 9
+               "unstated", ""},  # empty: a time
     # ADD does not say what its attacks hit: "oblivious" follows from Appendix A, "knowledge of the target model".
     "threat": {"oblivious", "gray_box", "white_box", "bpda", "bpda_eot", "unstated", ""},  # empty: natural examples
     "metric": RATES | {"reduction", "l1_distance", "epoch_seconds", "time_ratio"},

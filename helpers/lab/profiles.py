@@ -1,0 +1,172 @@
+"""Profiles: how much of everything.
+
+`papers/<paper>.yaml` holds a paper's settings, else its released code's, else ours: the profile "paper", the whole
+truth.  Every other profile holds only what it changes, `papers/<paper>.<profile>.yaml`, merged onto it and then
+validated.  `profiles.yaml` says what a reader must know of each.
+"""
+
+import re
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+FOLDER = Path(__file__).parent / "papers"
+TRUTH = "paper"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttackSpec(_Strict):
+    """One attack as a table names it.
+
+    attack: a function of `helpers.attacks`.
+    targeted: whether it aims at `Experiment.targets`.
+    settings: its keyword arguments.
+    test: on how many test images it is run (None: all of the profile's).
+    """
+
+    attack: str
+    targeted: bool = False
+    settings: dict[str, Any] = Field(default_factory=dict)
+    test: PositiveInt | None = None
+
+
+class MethodSpec(_Strict):
+    """One defense: its class, its settings and its training budget.
+
+    method: file and class in `helpers.defenses`, such as arn.ARN.
+    settings: keyword arguments of the class.
+    modules: keyword arguments that are networks themselves: {keyword: the name of a target ("target" is the data
+        set's), or {defense: name, seen: ...} for what another method has trained}.
+    """
+
+    method: str
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    settings: dict[str, Any] = Field(default_factory=dict)
+    modules: dict[str, str | dict[str, Any] | None] = Field(default_factory=dict)
+
+
+class DatasetSpec(_Strict):
+    """All experiments of one paper on one data set.
+
+    train, test: number of images (None: all).
+    adaptive_test: number of test images under attacks on whole pipelines.
+    target: the undefended classifier, ready-made or one of `targets` or `methods`.
+    targets: ready-made classifiers under names of the experiment's own.
+    seen: the attacks that a denoiser is trained on, under the paper's names for such sets.
+    grids: what a table or an ablation runs through at this scale.
+    source: of the images, where the profile's does not hold.
+    """
+
+    train: PositiveInt | None
+    test: PositiveInt | None
+    adaptive_test: PositiveInt | None
+    target: str
+    targets: dict[str, str] = Field(default_factory=dict)
+    source: Literal["sample", "full"] | None = None
+    seen: dict[str, list[str]]
+    attacks: dict[str, AttackSpec]
+    methods: dict[str, MethodSpec]
+    grids: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class Profile(_Strict):
+    """What holds for all papers.
+
+    notice: what a reader of its numbers must know.
+    deviation: the same in a few words, for the rows of a table.
+    comparable: may its numbers be held against a paper's?
+    source: the shipped "sample" of the images, or the "full" sets.
+    precision: of the training.
+    """
+
+    notice: str
+    deviation: str
+    comparable: bool
+    source: Literal["sample", "full"]
+    precision: Literal["fp32", "bf16"]
+
+
+@cache
+def profiles() -> dict[str, Profile]:
+    """All profiles by name."""
+    file = FOLDER.parent / "profiles.yaml"
+    return {name: _validated(Profile, content, file) for name, content in read(file).items()}
+
+
+@cache
+def papers() -> list[str]:
+    """Names of the papers."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml") if "." not in file.stem)
+
+
+def profile(name: str) -> Profile:
+    """The profile `name`; ValueError for an unknown one, with the choices."""
+    return choose(profiles(), name, "profile")
+
+
+@cache
+def load(paper: str, name: str = "quick") -> dict[str, DatasetSpec]:
+    """The experiments of `paper` under the profile `name`, by data set; ValueError for what is unknown or bad."""
+    profile(name)
+    choose(papers(), paper, "paper")
+    file = FOLDER / f"{paper}.yaml"
+    content = read(file)
+    if name != TRUTH:
+        file = FOLDER / f"{paper}.{name}.yaml"
+        content = merged(content, read(file), file)
+    return {dataset: _validated(DatasetSpec, spec, f"{file}, {dataset}") for dataset, spec in content.items()}
+
+
+def read(file: Path) -> dict:
+    """The content of a YAML file; fractions such as 8/255 are numbers.  ValueError that names a broken file."""
+    try:
+        return _with_fractions(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def merged(whole: dict, change: dict, file: Path, place: str = "") -> dict:
+    """`whole` with what `change` says otherwise: dicts are merged, everything else is replaced.
+
+    A change of a data set, attack or method that `whole` does not have is a ValueError: the truth has everything.
+    """
+    closed = not place or place.endswith(("/attacks", "/methods"))
+    result = dict(whole)
+    for name, value in change.items():
+        if closed and name not in whole:
+            raise ValueError(f"{file}: {place or '/'} has no {name!r} to change; it has {', '.join(whole)}")
+        both = isinstance(whole.get(name), dict) and isinstance(value, dict)
+        result[name] = merged(whole[name], value, file, f"{place}/{name}") if both else value
+    return result
+
+
+def choose(options, name: str, what: str):
+    """`options[name]`, or the name itself of a list; ValueError with the choices for an unknown one."""
+    if name not in options:
+        raise ValueError(f"unknown {what}: {name!r}; choose one of {', '.join(options)}")
+    return options[name] if isinstance(options, dict) else name
+
+
+def _validated(model, content, place):
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _with_fractions(value):
+    if isinstance(value, dict):
+        return {name: _with_fractions(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_fractions(one) for one in value]
+    if isinstance(value, str) and re.fullmatch(r"\d+/\d+", value):
+        return float(Fraction(value))
+    return value

@@ -1,0 +1,301 @@
+"""Rates with confidence intervals: errors, accuracies, those of stochastic defenses, the gain over the bare target.
+
+`print(error_rate(model, x_adv, y))` says `12.4 % [9.8, 15.6], n = 500`; `f"{rate:.1f}"` is the number alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from helpers import seeded
+
+# 97.5th percentile of the standard normal distribution: two-sided 95 % intervals.
+Z = 1.959964
+
+# A stochastic defense is judged by random numbers that no attacker has seen: theirs start from small seeds.
+SEED = 1_000_003
+
+
+class _Printed:
+    """How rates and scores read: `str` is a sentence, a format such as `.1f` gives the value alone."""
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        sign = "+" if self.unit == "points" else ""
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.value:{sign}.1f}{unit} [{low:{sign}.1f}, {high:{sign}.1f}], n = {self.n}"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
+
+
+@dataclass(frozen=True)
+class Rate(_Printed):
+    """A share of `count` among `n` images; `value` and `interval` are in percent."""
+
+    count: int
+    n: int
+    unit = "%"
+
+    @classmethod
+    def of(cls, answers: Tensor) -> "Rate":
+        """The share of True among `answers`, bool (n,)."""
+        return cls(int(answers.sum()), len(answers))
+
+    @property
+    def value(self) -> float:
+        return 100 * self.count / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % confidence interval (low, high), in percent; fair near 0 and 100 too."""
+        return _wilson(self.count / self.n, self.n)
+
+
+@dataclass(frozen=True)
+class Score(_Printed):
+    """A measure of `n` images that is no share of them: a ROC AUC, `mean_accuracy`, `gain`.
+
+    unit: "%", "points" (a difference of percentages, printed with its sign) or "".
+    """
+
+    value: float
+    interval: tuple[float, float]
+    n: int
+    unit: str = "%"
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
+    """Wilson's interval of the share `p` of `n` images, in percent; n need not be whole."""
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
+# Predictions -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def in_parts(f: Callable[..., Tensor], *tensors: Tensor, size: int = 500) -> Tensor:
+    """`f(*tensors)` on `size` rows at a time, without gradients; the results joined along the rows."""
+    parts = zip(*(tensor.split(size) for tensor in tensors), strict=True)
+    return torch.cat([f(*part) for part in parts])
+
+
+def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
+    """Predicted labels (N,) of images `x` (N,C,H,W), the model as it is (put it in eval mode).
+
+    Of a stochastic model the first of its `passes`, so that a second call says the same.
+    """
+    return passes(model, x, 1, batch_size=batch_size)[0]
+
+
+def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Which of the images `x` (N,C,H,W) `model` gives their label: bool (N,).
+
+    y: labels (≥ N,); they may be longer than `x`, as attacks that are run on fewer images use the first ones.
+    """
+    return predict(model, x) == y[: len(x)]
+
+
+# One attack --------------------------------------------------------------------------------------
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> Rate:
+    """Share of the images `x` that `model` gives their label; ADD's Acc_u (Appendix C.2) and DIR's metric.
+
+    x: (N,C,H,W) in [0,1].  y: labels, as in `right`.
+    """
+    return Rate.of(right(model, x, y))
+
+
+def error_rate(model: nn.Module, x: Tensor, y: Tensor) -> Rate:
+    """Share of the images `x` (N,C,H,W) that `model` does not give their label; ARN's metric.  `y` as in `right`."""
+    return complement(accuracy(model, x, y))
+
+
+def targeted_accuracy(model: nn.Module, x: Tensor, y: Tensor, targets: Tensor) -> Rate:
+    """ADD's Acc_t (Appendix C.2): accuracy without the images whose label is the attacker's target.
+
+    targets: (≥ N,), the class each image was driven to.  Acc_t = (num_t − num_r) / (NUM − num_r), where
+        num_r counts the images of the target class *that are classified correctly*: an image already of
+        the target class costs the defense nothing, and being right about it proves nothing.
+    ValueError if nothing is left.
+    """
+    correct = right(model, x, y)
+    free = correct & (y[: len(x)] == targets[: len(x)])
+    if free.all():
+        raise ValueError("every image belongs to its target class and is classified so: nothing is left to count")
+    return Rate.of(correct[~free])
+
+
+def accuracy_under(attack: str, model: nn.Module, x: Tensor, y: Tensor, targets: Tensor) -> Rate:
+    """ADD's metric for the images `x` of an attack: Acc_t of a targeted one (its name says so), else Acc_u.
+
+    attack: its name in the profile, such as "pgd_targeted".  x, y, targets: as in `targeted_accuracy`.
+    """
+    return targeted_accuracy(model, x, y, targets) if attack.endswith("_targeted") else accuracy(model, x, y)
+
+
+def accuracy_without(model: nn.Module, x: Tensor, y: Tensor, targets: Tensor) -> Rate:
+    """ADD's accuracy for the hardness inversion (Appendix G.1): over the images not of the target class.
+
+    The same images whether the attack was targeted or not, so that the two may be compared:
+    Acc_u = (num_u − num_c) / (NUM − num_c), Acc_t alike.  The formula takes it that all num_c images
+    of the target class are classified correctly; here they are left out, right or wrong.
+    ValueError if nothing is left.
+    """
+    others = y[: len(x)] != targets[: len(x)]
+    if not others.any():
+        raise ValueError("every image belongs to its target class: nothing is left to count")
+    return accuracy(model, x[others], y[: len(x)][others])
+
+
+def fooling_rate(model: nn.Module, natural: Tensor, adversarial: Tensor) -> Rate:
+    """Share of the images whose predicted class the attack changes, right or wrong before; JATP, Figure 4(a).
+
+    natural, adversarial: (≥ N,C,H,W), (N,C,H,W), row by row the same images.
+    JATP does not define it; this is the definition of Moosavi-Dezfooli et al. (2017), used by NRP.
+    """
+    return Rate.of(predict(model, adversarial) != predict(model, natural[: len(adversarial)]))
+
+
+# Several attackers -------------------------------------------------------------------------------
+
+
+def withstood(model: nn.Module, sets: Mapping[str, Tensor], y: Tensor, draws: int = 1) -> dict[str, Tensor]:
+    """Which images `model` gives their label under each attacker: {attacker: bool (n,)}.
+
+    sets: {attacker: images (n,C,H,W)}, row by row the same images; the first ones that all sets have are judged.
+    draws: passes that vote on an image, for a stochastic model.
+    """
+    n = min(len(images) for images in sets.values())
+    return {name: vote(passes(model, images[:n], draws)) == y[:n] for name, images in sets.items()}
+
+
+def survivors(answers: Mapping[str, Tensor]) -> Tensor:
+    """Which images withstand *every* attacker: bool (n,), the worst case per image.
+
+    answers: {attacker: bool (n,)}, as `withstood` or `right` give them; where the lengths differ, the first
+        images that all attackers have.
+    """
+    n = min(len(correct) for correct in answers.values())
+    return torch.stack([correct[:n] for correct in answers.values()]).all(0)
+
+
+def broken_by_any(answers: Mapping[str, Tensor]) -> Rate:
+    """The robust error against several attackers: share of the images that at least one breaks; see `survivors`."""
+    return Rate.of(~survivors(answers))
+
+
+# Stochastic defenses -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def passes(model: nn.Module, x: Tensor, draws: int, seed: int = SEED, batch_size: int = 1000) -> Tensor:
+    """Labels that `draws` passes of a stochastic model give the images `x` (N,C,H,W): (draws, N) int64.
+
+    seed: of torch's global generators, from which the model draws; not one that an attacker has used.
+    ValueError for fewer than one draw.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    parts = x.split(batch_size)
+    with seeded(seed):
+        return torch.stack([torch.cat([model(part).argmax(1) for part in parts]) for _ in range(draws)])
+
+
+def vote(answers: Tensor) -> Tensor:
+    """The label (N,) that most of the passes (draws, N) give; of tied labels the smallest."""
+    return answers.mode(0).values
+
+
+def shares(answers: Tensor, y: Tensor) -> Tensor:
+    """Share of the passes (draws, N) that give each image its label, float64 (N,) in [0,1]; for `gain`."""
+    return (answers == y[: answers.shape[1]]).double().mean(0)
+
+
+def mean_accuracy(answers: Tensor, y: Tensor) -> Score:
+    """The accuracy to be expected of one pass: the mean over the passes (draws, N); a `Score` in percent.
+
+    The images are what is sampled.  95 % interval: Wilson's for the mean of each image's share of right
+    passes, with Kish's effective number of images (1965, "Survey Sampling"): as many as it takes for
+    right-or-wrong answers to vary as little as these shares do.  It is that of a Rate if all passes agree.
+    """
+    draws, n = answers.shape
+    share = shares(answers, y)
+    p, spread = share.mean().item(), share.var(correction=0).item()
+    # Independent passes over independent images would vary 1/draws as much as single answers; less is chance.
+    design = max(spread / (p * (1 - p)), 1 / draws) if 0 < p < 1 else 1.0
+    return Score(100 * p, _wilson(p, n / design), n)
+
+
+def worst_accuracy(answers: Tensor, y: Tensor) -> Rate:
+    """Share of the images that each of the passes (draws, N) gets right: an attacker may try again."""
+    return Rate.of((answers == y[: answers.shape[1]]).all(0))
+
+
+def vote_accuracy(answers: Tensor, y: Tensor) -> Rate:
+    """Share of the images that most of the passes (draws, N) get right; of tied labels the smallest counts."""
+    return Rate.of(vote(answers) == y[: answers.shape[1]])
+
+
+# Differences on the same images ------------------------------------------------------------------
+
+
+def gain(defended: Tensor, bare: Tensor) -> Score:
+    """What the denoiser adds to the robust accuracy of the bare target, a `Score` in percentage points.
+
+    defended, bare: (N,), the *same* images in the same order: bool, True where the pipeline, or the bare
+        target, still gives the true label under its own attack (`right`, `survivors`); or, of a stochastic
+        one, each image's `shares` of right passes, in [0,1].  ValueError for anything else.
+
+    The images are paired, so what counts is how many only one of the two gets right.  95 % interval of
+    Agresti & Min (2005, "Simple improved confidence intervals for comparing matched proportions"): Wald's,
+    after 1/2 is added to each of the four cells.  For shares the same formula.
+    """
+    _check_answers(defended, bare)
+    n, difference = len(defended), defended.double() - bare.double()
+    centre = difference.sum().item() / (n + 2)
+    half = Z * sqrt((difference.square().sum().item() + 1) / (n + 2) - centre**2) / sqrt(n + 2)
+    interval = (100 * max(-1.0, centre - half), 100 * min(1.0, centre + half))
+    return Score(100 * difference.mean().item(), interval, n, "points")
+
+
+def _check_answers(*both: Tensor) -> None:
+    """ValueError unless both are (N,) of one length, bool or shares in [0,1]."""
+    same = all(answers.ndim == 1 and len(answers) == len(both[0]) for answers in both)
+    # Integers would be labels.
+    fit = all(
+        answers.dtype == torch.bool
+        or answers.is_floating_point() and bool(((answers >= 0) & (answers <= 1)).all())
+        for answers in both
+    )
+    if not (same and fit):
+        given = " and ".join(f"{answers.dtype} {tuple(answers.shape)}" for answers in both)
+        raise ValueError(
+            f"gain needs two tensors (N,) of the same images, as `right` gives them, or shares, not {given}"
+        )
+
+
+def mean_difference(one: Tensor, other: Tensor, unit: str = "points") -> Score:
+    """Mean over the images of `one` minus `other` (N,), with the 95 % interval of paired images.
+
+    one, other: a measure of the same images in the same order, in one unit.  unit: that of the `Score`.
+    Images where either is NaN (not measured) are left out.
+    """
+    difference = one.double() - other.double()
+    difference = difference[~difference.isnan()]
+    mean, half = difference.mean().item(), Z * difference.std().item() / sqrt(len(difference))
+    return Score(mean, (mean - half, mean + half), len(difference), unit)
+
+
+def complement(rate: Rate | Score) -> Rate | Score:
+    """100 % less a Rate or a Score: of an accuracy the error that goes with it."""
+    if isinstance(rate, Rate):
+        return Rate(rate.n - rate.count, rate.n)
+    low, high = rate.interval
+    return Score(100 - rate.value, (100 - high, 100 - low), rate.n)
