@@ -53,7 +53,9 @@ def fit(
     lengths = {name: len(t) for name, t in data.items()}
     n = next(iter(lengths.values()))
     if len(set(lengths.values())) != 1 or batch_size > n:
-        raise ValueError(f"all data must have the same length, at least batch_size={batch_size}; got {lengths}")
+        raise ValueError(
+            f"all data must have the same length, at least batch_size={batch_size}; got {lengths}"
+        )
 
     where = device()
     method.to(where).train()
@@ -76,7 +78,9 @@ def fit(
                     reports.append(method.training_step(batch, optimizers))
             for scheduler in schedulers:
                 scheduler.step()
-            history.append({name: torch.stack([r[name] for r in reports]).mean().item() for name in reports[0]})
+            history.append(
+                {name: torch.stack([r[name] for r in reports]).mean().item() for name in reports[0]}
+            )
             progress.set_postfix({name: f"{value:.3g}" for name, value in history[-1].items()})
             if checkpoint is not None:
                 _save(checkpoint, method, optimizers, schedulers, history)
@@ -100,7 +104,11 @@ def crop_and_flip(x: Tensor) -> Tensor:
 
 
 def _save(
-    checkpoint: Path, method: nn.Module, optimizers: Optimizers, schedulers: list[LRScheduler], history: History
+    checkpoint: Path,
+    method: nn.Module,
+    optimizers: Optimizers,
+    schedulers: list[LRScheduler],
+    history: History,
 ) -> None:
     state = {
         "method": method.state_dict(),

@@ -5,65 +5,183 @@ cannot tell which attack made the input.  A generator G restores the natural exa
 the code; an image discriminator D_I keeps it sharp.  The equations are the paper's.
 """
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+from collections.abc import Callable, Collection
 
-from helpers.losses import cross_entropy_to, deceive_loss, gradient_penalty, moment_kl, posterior_kl, real_fake_loss, squared_error
-from helpers.networks import build
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from helpers.defenses.base import Denoiser, ablated, adam, descend, detached, domain_labels, stacked
+from helpers.losses import cross_entropy_to, deceive_loss, moment_kl, posterior_kl, real_fake_loss
+from helpers.networks.scaling import scaled
+from helpers.training import Optimizers, Tensors
 
 TERMS = ("att", "nor", "adv")
 
 
-class ARN(nn.Module):
+# The networks, which are those of ADD-Defense, too (its Appendix C.3, Table 4).
+#
+# Five stride-2 convolutions with 4×4 kernels cannot take a 28×28 image down to 1×1 and back;
+# ARN's released code uses a 2×2 kernel in the second layer for it, and so do we: 28 → 14 → 8 →
+# 4 → 2 → 1.  A 32×32 image needs no such change.  Batch normalisation in encoder and generator
+# follows ARN's released code (ADD's table does not list it).
+
+# side of the image -> kernel of the second convolution (of the last but one in the generator)
+SECOND_KERNEL = {28: 2, 32: 4}
+
+
+class Encoder(nn.Module):
+    """E: image (N,in_channels,S,S) in [0,1] -> code (N,D), D = 2048·width.
+
+    width: scales the channels.
+    image_size: S, 28 or 32; else ValueError.
+    variational: a second head gives the log-variance of a Gaussian posterior, so that the
+        output is the pair (mean, log-variance), each (N,D), as in ARN's released code.
+    """
+
+    def __init__(
+        self, width: float = 1.0, in_channels: int = 1, image_size: int = 28, variational: bool = False
+    ) -> None:
+        super().__init__()
+        sizes = [in_channels, *scaled(width, 128, 256, 512, 1024)]
+        kernels = _kernels(image_size)
+        blocks = zip(sizes[:-1], sizes[1:], kernels[:-1], strict=True)
+        self.features = nn.Sequential(*(_block(nn.Conv2d, *block) for block in blocks))
+        self.code_size = scaled(width, 2048)[0]
+        self.mean = nn.Conv2d(sizes[-1], self.code_size, kernels[-1], 2, 1)
+        self.log_variance = nn.Conv2d(sizes[-1], self.code_size, kernels[-1], 2, 1) if variational else None
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features = self.features(2 * x - 1)
+        mean = self.mean(features).flatten(1)
+        return mean if self.log_variance is None else (mean, self.log_variance(features).flatten(1))
+
+
+class Generator(nn.Module):
+    """G: code (N,2048·width) -> image (N,out_channels,S,S) in [0,1]; the mirror image of the encoder."""
+
+    def __init__(self, width: float = 1.0, out_channels: int = 1, image_size: int = 28) -> None:
+        super().__init__()
+        sizes = scaled(width, 2048, 1024, 512, 256, 128)
+        kernels = _kernels(image_size)[::-1]
+        blocks = zip(sizes[:-1], sizes[1:], kernels[:-1], strict=True)
+        self.blocks = nn.Sequential(*(_block(nn.ConvTranspose2d, *block) for block in blocks))
+        self.image = nn.ConvTranspose2d(sizes[-1], out_channels, kernels[-1], 2, 1)
+        self.apply(_initialise)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return (torch.tanh(self.image(self.blocks(code[:, :, None, None]))) + 1) / 2
+
+
+class CodeClassifier(nn.Module):
+    """D_A (D_P and C in ADD): code (N,code_size) -> (N,classes) logits, of the attack type or the image's class."""
+
+    def __init__(self, classes: int = 3, width: float = 1.0, code_size: int = 2048) -> None:
+        super().__init__()
+        sizes = [code_size, *scaled(width, 1024, 256, 64)]
+        layers = []
+        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(a, b), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.layers(code)
+
+
+class ImageDiscriminator(nn.Module):
+    """D_I: image (N,in_channels,S,S) in [0,1] -> (N,) logit of "is a natural example"."""
+
+    def __init__(self, width: float = 1.0, in_channels: int = 1, image_size: int = 28) -> None:
+        super().__init__()
+        sizes = [in_channels, *scaled(width, 32, 64, 128, 256)]
+        layers = []
+        for a, b, kernel in zip(sizes[:-1], sizes[1:], _kernels(image_size)[:-1], strict=True):
+            layers += [nn.Conv2d(a, b, kernel, 2, 1), nn.LeakyReLU(0.2)]
+        hidden = scaled(width, 512)[0]
+        layers += [nn.Flatten(), nn.Linear(2 * 2 * sizes[-1], hidden), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(2 * x - 1).squeeze(1)
+
+
+def _kernels(image_size: int) -> tuple[int, ...]:
+    if image_size not in SECOND_KERNEL:
+        raise ValueError(f"these networks exist for images of side {sorted(SECOND_KERNEL)}, got {image_size}")
+    return (4, SECOND_KERNEL[image_size], 4, 4, 4)
+
+
+def _block(convolution: type[nn.Module], c_in: int, c_out: int, kernel: int) -> nn.Module:
+    return nn.Sequential(convolution(c_in, c_out, kernel, 2, 1), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2))
+
+
+def _initialise(module: nn.Module) -> None:
+    """DCGAN's initialisation, as in the released code (whose BatchNorm draws around 0, ours around 1)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+class ARN(Denoiser):
     """The denoiser G(E(x̃)) and all that trains it; (N,C,S,S) in [0,1] -> the same, restored.
 
-    seen: number K of seen attack types.  width: scales the channels of all four networks.
+    seen: number K of seen attack types.
+    width: scales the channels of all four networks.
+    in_channels, image_size: C, and S, 28 or 32.
+    learning_rate: of Adam, for all four.
     lambda1, lambda2, theta: weights of Eq. 7 and 8 (Section 4.1, MNIST).
     natural_domain: natural images are encoded too, as one more "attack" in every sum.  Eq. 1-6 encode
         attacked images only; Section 4.2 uses them "together with natural examples", which can
         be read either way.
     without: ablation, any of "att", "nor", "adv": those losses are left out of Eq. 7 and 8.
-    Raises ValueError for an unknown term.
+    Raises ValueError for an unknown term, or another image size.
 
     Images are compared in [0,1].  Where the paper sums over the N images of an attack (all but
     Eq. 3) the losses here are means over the batch, so that the weights do not depend on its size.
     """
 
     def __init__(
-        self, seen=2, width=1.0, in_channels=1, image_size=28, learning_rate=1e-4,
-        lambda1=0.1, lambda2=0.01, theta=0.1, natural_domain=False, without=(),
-    ):  # fmt: skip
+        self,
+        seen: int = 2,
+        width: float = 1.0,
+        in_channels: int = 1,
+        image_size: int = 28,
+        learning_rate: float = 1e-4,
+        lambda1: float = 0.1,
+        lambda2: float = 0.01,
+        theta: float = 0.1,
+        natural_domain: bool = False,
+        without: Collection[str] = (),
+    ) -> None:
         super().__init__()
-        if unknown := set(without) - set(TERMS):
-            raise ValueError(f"without: unknown loss terms {sorted(unknown)}; choose from {', '.join(TERMS)}")
-        common = dict(width=width, image_size=image_size)
-        self.encoder = build("encoder", in_channels=in_channels, **common)
-        self.generator = build("generator", in_channels=in_channels, **common)
-        self.attack_discriminator = build(
-            "attack_discriminator", num_classes=seen + natural_domain, width=width, in_channels=self.encoder.code_size
-        )
-        self.image_discriminator = build("image_discriminator", in_channels=in_channels, **common)
+        weights = ablated({"att": lambda1, "nor": lambda2, "adv": theta}, without)
+        self.lambda1, self.lambda2, self.theta = (weights.get(term, 0.0) for term in TERMS)
         self.learning_rate, self.natural_domain = learning_rate, natural_domain
-        self.lambda1 = lambda1 * ("att" not in without)
-        self.lambda2 = lambda2 * ("nor" not in without)
-        self.theta = theta * ("adv" not in without)
+        self.encoder = Encoder(width, in_channels, image_size)
+        self.generator = Generator(width, in_channels, image_size)
+        domains = seen + 1 if natural_domain else seen
+        self.attack_discriminator = CodeClassifier(domains, width, self.encoder.code_size)
+        self.image_discriminator = ImageDiscriminator(width, in_channels, image_size)
+        self.to(memory_format=torch.channels_last)  # faster, and the same function
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.generator(self.encoder(x))
 
-    # The losses.  `codes` holds the K attacks one after the other: (K·B, D).
+    # The losses.  `codes` holds the K attacks one after the other: (K·B,D); `seen` is K.
 
-    def loss_attack_discriminator(self, codes, seen):
+    def loss_attack_discriminator(self, codes: Tensor, seen: int) -> Tensor:
         """Eq. 1: ℒ_DA = −1/K Σ_k Y_k · log σ(D_A(E(X̃_k))), the discriminator names the attack."""
-        attack = torch.arange(seen, device=codes.device).repeat_interleave(len(codes) // seen)
-        return F.cross_entropy(self.attack_discriminator(codes), attack)
+        return F.cross_entropy(self.attack_discriminator(codes), domain_labels(codes, seen))
 
-    def loss_att(self, codes, seen):
+    def loss_att(self, codes: Tensor, seen: int) -> Tensor:
         """Eq. 2: ℒ_att = −1/K Σ_k (1/K,…,1/K) · log σ(D_A(E(X̃_k))), the encoder confuses it."""
         return cross_entropy_to(self.attack_discriminator(codes), codes.new_full((seen,), 1 / seen))
 
-    def loss_nor(self, codes, seen):
+    def loss_nor(self, codes: Tensor, seen: int) -> Tensor:
         """Eq. 3: ℒ_nor = 1/K Σ_k KL(P_k ‖ N(0,I)).
 
         The paper does not say how P_k, the distribution of attack k's features, is taken: here it
@@ -71,11 +189,11 @@ class ARN(nn.Module):
         """
         return torch.stack([moment_kl(code) for code in codes.chunk(seen)]).mean()
 
-    def loss_mse(self, restored, natural, seen):
-        """Eq. 4: ℒ_mse = Σ_k ‖G(E(X̃_k)) − X‖²."""
+    def loss_mse(self, restored: Tensor, natural: Tensor, seen: int) -> Tensor:
+        """Eq. 4: ℒ_mse = Σ_k ‖G(E(X̃_k)) − X‖²; both (K·B,C,S,S)."""
         return seen * squared_error(restored, natural)
 
-    def loss_image_discriminator(self, natural, restored, seen):
+    def loss_image_discriminator(self, natural: Tensor, restored: Tensor, seen: int) -> Tensor:
         """Eq. 5 in its bounded form: −Σ_k [log D_I(X) + log(1 − D_I(G(E(X̃_k))))].
 
         As printed the paper minimises Σ_k [log D_I(G(E(X̃_k))) + log(1 − D_I(X))]: the same
@@ -83,22 +201,21 @@ class ARN(nn.Module):
         """
         return seen * real_fake_loss(self.image_discriminator(natural), self.image_discriminator(restored))
 
-    def loss_adv(self, restored, seen):
+    def loss_adv(self, restored: Tensor, seen: int) -> Tensor:
         """Eq. 6: ℒ_adv = −Σ_k log D_I(G(E(X̃_k)))."""
         return seen * deceive_loss(self.image_discriminator(restored))
 
-    def optimizers(self):
+    def optimizers(self) -> Optimizers:
         parts = ("encoder", "generator", "attack_discriminator", "image_discriminator")
-        return {p: torch.optim.Adam(getattr(self, p).parameters(), self.learning_rate, (0.5, 0.999)) for p in parts}
+        return {part: adam([getattr(self, part)], self.learning_rate, (0.5, 0.999)) for part in parts}
 
-    def training_step(self, batch, optimizers):
+    def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
         """Algorithm 1 on a mini-batch: `natural` (B,C,S,S), `adversarial` (B,K,C,S,S)."""
-        natural, adversarial = batch["natural"], batch["adversarial"]
-        if self.natural_domain:
-            adversarial = torch.cat([natural[:, None], adversarial], 1)
-        seen = adversarial.shape[1]
+        natural = batch["natural"]
+        x = stacked(batch["adversarial"], natural if self.natural_domain else None)
+        seen = len(x) // len(natural)
         # In full precision under autocast too: the losses take variances and sums of squares of these.
-        codes = self.encoder(adversarial.transpose(0, 1).flatten(0, 1)).to(natural.dtype)
+        codes = self.encoder(x).to(natural.dtype)
         restored = self.generator(codes).to(natural.dtype)
 
         mse = self.loss_mse(restored, natural.repeat(seen, 1, 1, 1), seen)
@@ -106,23 +223,30 @@ class ARN(nn.Module):
         adv = self.loss_adv(restored, seen)
         loss_encoder = mse + self.lambda1 * att + self.lambda2 * nor  # Eq. 7
         loss_generator = mse + self.theta * adv  # Eq. 8
-        # One forward pass serves both: each loss reaches only the network it is meant for.
+        self.update(loss_encoder, loss_generator, optimizers)
+
+        d_attack = self.loss_attack_discriminator(codes.detach(), seen)
+        descend(d_attack, optimizers["attack_discriminator"])
+        d_image = self.loss_image_discriminator(natural, restored.detach(), seen)
+        descend(d_image, optimizers["image_discriminator"])
+        losses = {"mse": mse, "att": att, "nor": nor, "adv": adv, "d_attack": d_attack, "d_image": d_image}
+        return detached(losses)
+
+    def update(self, loss_encoder: Tensor, loss_generator: Tensor, optimizers: Optimizers) -> None:
+        """One step of E and G.  One forward pass serves both: each loss reaches only the network it is meant for."""
         self.zero_grad(set_to_none=True)
         loss_encoder.backward(inputs=list(self.encoder.parameters()), retain_graph=True)
         loss_generator.backward(inputs=list(self.generator.parameters()))
         optimizers["encoder"].step()
         optimizers["generator"].step()
 
-        d_attack = self.loss_attack_discriminator(codes.detach(), seen)
-        d_image = self.loss_image_discriminator(natural, restored.detach(), seen)
-        (d_attack + d_image).backward()
-        optimizers["attack_discriminator"].step()
-        optimizers["image_discriminator"].step()
-        losses = {"mse": mse, "att": att, "nor": nor, "adv": adv, "d_attack": d_attack, "d_image": d_image}
-        return {name: loss.detach() for name, loss in losses.items()}
+
+def squared_error(restored: Tensor, natural: Tensor) -> Tensor:
+    """‖restored − natural‖² summed over each image, averaged over the batch; (N,...) -> scalar."""
+    return (restored - natural).square().flatten(1).sum(1).mean()
 
 
-def eq5_as_printed(real_logits, fake_logits):
+def eq5_as_printed(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Eq. 5 word for word, from logits: mean log D_I(fake) + mean log(1 − D_I(real)); -> scalar.
 
     It falls without bound as the discriminator improves, which is why `ARN` does not train on it.
@@ -146,31 +270,55 @@ class ReleasedARN(ARN):
 
     One thing is not copied: a step of the released code encodes the same batch five times, with
     fresh noise each time; here all losses of a step share one pass.
+
+    seen, width, image_size, learning_rate, without: as in `ARN`.
     """
 
-    def __init__(self, seen=2, width=1.0, image_size=28, learning_rate=1e-4, without=()):
-        super().__init__(seen, width, 3, image_size, learning_rate, 0.5, 1e-6, 0.01, True, without)
-        self.encoder = build("encoder", width=width, in_channels=3, image_size=image_size, variational=True)
+    def __init__(
+        self,
+        seen: int = 2,
+        width: float = 1.0,
+        image_size: int = 28,
+        learning_rate: float = 1e-4,
+        without: Collection[str] = (),
+    ) -> None:
+        super().__init__(
+            seen=seen,
+            width=width,
+            in_channels=3,
+            image_size=image_size,
+            learning_rate=learning_rate,
+            lambda1=0.5,
+            lambda2=1e-6,
+            theta=0.01,
+            natural_domain=True,
+            without=without,
+        )
+        self.encoder = Encoder(width, 3, image_size, variational=True)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
-        self.register_buffer("luminance", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "luminance", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False
+        )
+        self.to(memory_format=torch.channels_last)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         mean, _ = self.encoder(x.expand(-1, 3, -1, -1))
         return (self.generator(mean) * self.luminance).sum(1, keepdim=True)
 
-    def schedulers(self, optimizers, epochs):
+    def schedulers(self, optimizers: Optimizers, epochs: int) -> list[LRScheduler]:
         half = [max(1, epochs // 2)]
-        step = torch.optim.lr_scheduler.MultiStepLR
-        return [step(o, half, 0.5 if "discriminator" in name else 0.1) for name, o in optimizers.items()]
+        return [
+            MultiStepLR(o, half, 0.5 if "discriminator" in name else 0.1) for name, o in optimizers.items()
+        ]
 
-    def training_step(self, batch, optimizers):
+    def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
+        """One update: `natural` (B,1,S,S), `adversarial` (B,K,1,S,S)."""
         natural = batch["natural"].expand(-1, 3, -1, -1)
-        adversarial = batch["adversarial"].expand(-1, -1, 3, -1, -1)
-        domains = 1 + adversarial.shape[1]
-        x = torch.cat([natural, adversarial.transpose(0, 1).flatten(0, 1)])
-        target = natural.repeat(domains, 1, 1, 1)
+        x = stacked(batch["adversarial"].expand(-1, -1, 3, -1, -1), natural)
+        domains = len(x) // len(natural)
+        wanted = natural.repeat(domains, 1, 1, 1)
         label = torch.eye(domains, device=x.device).repeat_interleave(len(natural), 0)
         confused = torch.full_like(label, 1 / domains)
 
@@ -182,20 +330,30 @@ class ReleasedARN(ARN):
         penalty = gradient_penalty(
             lambda z: self.image_discriminator((z + 1) / 2), 2 * x - 1, 2 * restored.detach() - 1
         )
-        d_image = real_fake_loss(self.image_discriminator(target), self.image_discriminator(restored.detach()))
-        self.zero_grad(set_to_none=True)
-        (d_attack + d_image + 30 * penalty).backward()
-        optimizers["attack_discriminator"].step()
-        optimizers["image_discriminator"].step()
+        d_image = real_fake_loss(
+            self.image_discriminator(wanted), self.image_discriminator(restored.detach())
+        )
+        descend(d_attack, optimizers["attack_discriminator"])
+        descend(d_image + 30 * penalty, optimizers["image_discriminator"])
 
-        mse = F.mse_loss(2 * restored, 2 * target)
+        mse = F.mse_loss(2 * restored, 2 * wanted)
         att = F.binary_cross_entropy_with_logits(self.attack_discriminator(codes), confused)
         nor = posterior_kl(mean, log_variance)
         adv = deceive_loss(self.image_discriminator(restored))
         loss_encoder = 200 * mse + self.lambda1 * att + self.lambda2 * nor
-        loss_encoder.backward(inputs=list(self.encoder.parameters()), retain_graph=True)
-        (200 * mse + self.theta * adv).backward(inputs=list(self.generator.parameters()))
-        optimizers["encoder"].step()
-        optimizers["generator"].step()
+        loss_generator = 200 * mse + self.theta * adv
+        self.update(loss_encoder, loss_generator, optimizers)
         losses = {"mse": mse, "att": att, "nor": nor, "adv": adv, "d_attack": d_attack, "d_image": d_image}
-        return {name: loss.detach() for name, loss in losses.items()}
+        return detached(losses)
+
+
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
+    """(‖∇_x D(x)‖ − 1)² on random mixtures x of `real` and `fake` (N,C,H,W) -> scalar.
+
+    The norm is taken over the channels at each pixel, as in ARN's released code; WGAN-GP
+    (Gulrajani et al. 2017) takes it over the whole image.
+    """
+    mix = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    x = (mix * real + (1 - mix) * fake).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+    return (gradient.norm(2, dim=1) - 1).square().mean()

@@ -18,7 +18,9 @@ def features_at(model, layer):
         return logits, outputs[-1]
 
     # A copy: a ReLU that works in place may follow.
-    hook = _layer(model, layer).register_forward_hook(lambda module, inputs, output: outputs.append(output.clone()))
+    hook = _layer(model, layer).register_forward_hook(
+        lambda module, inputs, output: outputs.append(output.clone())
+    )
     try:
         yield see
     finally:

@@ -15,7 +15,9 @@ class Standardised(nn.Module):
 
     def __init__(self, in_channels):
         super().__init__()
-        mean, std = (CIFAR_MEAN, CIFAR_STD) if in_channels == 3 else ((0.5,) * in_channels, (0.5,) * in_channels)
+        mean, std = (
+            (CIFAR_MEAN, CIFAR_STD) if in_channels == 3 else ((0.5,) * in_channels, (0.5,) * in_channels)
+        )
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
@@ -39,7 +41,9 @@ class BasicBlock(nn.Module):
         self.stride, self.extra = stride, c_out - c_in
         self.shortcut = None
         if (stride != 1 or c_in != c_out) and not pad_shortcut:
-            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
+            )
 
     def forward(self, x):
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -81,7 +85,9 @@ class ResNet(Standardised):
 
 def resnet18(num_classes=10, width=1.0, in_channels=3):
     """ResNet-18 with a 3×3 stem and no initial pooling (11.2 M parameters at width 1)."""
-    return ResNet(scaled(width, 64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels, pad_shortcut=False)
+    return ResNet(
+        scaled(width, 64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels, pad_shortcut=False
+    )
 
 
 def resnet110(num_classes=10, width=1.0, in_channels=3):

@@ -18,7 +18,9 @@ class WideBlock(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
-        self.shortcut = None if c_in == c_out and stride == 1 else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+        self.shortcut = (
+            None if c_in == c_out and stride == 1 else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+        )
 
     def forward(self, x):
         activated = F.relu(self.bn1(x))
@@ -36,7 +38,9 @@ class WideResNet(nn.Module):
     def __init__(self, num_classes=10, width=1.0, in_channels=3):
         super().__init__()
         sizes = [STEM, *scaled(width, 320, 640, 1280)]
-        self.stem = nn.Sequential(Standardised(in_channels), nn.Conv2d(in_channels, STEM, 3, 1, 1, bias=False))
+        self.stem = nn.Sequential(
+            Standardised(in_channels), nn.Conv2d(in_channels, STEM, 3, 1, 1, bias=False)
+        )
         blocks = []
         for group, (a, b) in enumerate(zip(sizes, sizes[1:])):
             strides = [2 if group else 1] + [1] * (BLOCKS - 1)
