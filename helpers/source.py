@@ -21,6 +21,9 @@ OPERATORS = {
     ast.Pow: operator.pow,
 }
 
+# In the place of a default where there is none.
+REQUIRED = object()
+
 # Attacks that were registered outside of `helpers.attacks`: name -> file.
 ELSEWHERE: dict[str, Path] = {}
 
@@ -74,7 +77,9 @@ def method(path: str) -> Definition:
     file = _file_of(f"helpers.defenses.{module}")
     found = _module(file).find(name) if file else None
     if found is None:
-        raise ValueError(f"there is no method {path!r} in helpers/defenses: write file.Class, such as arn.ARN")
+        raise ValueError(
+            f"there is no method {path!r} in helpers/defenses: write file.Class, such as arn.ARN"
+        )
     return found
 
 
@@ -114,47 +119,60 @@ def revision(definition: Definition) -> int:
         keywords = {k.arg: k.value for k in _decorator(node).keywords}
         return ast.literal_eval(keywords["revision"]) if "revision" in keywords else 1
     for statement in node.body:
-        name = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        name = (
+            statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        )
         if isinstance(name, ast.Name) and name.id == "revision":
             return ast.literal_eval(statement.value)
     bases = [base for base in _bases(definition) if isinstance(base.node, ast.ClassDef)]
     return revision(bases[0]) if bases else 1
 
 
-def defaults(definition: Definition) -> dict:
-    """Keyword parameters with their defaults, {name: value}; of a class those of `__init__`, its bases' included
-    where it hands them on (`**settings`)."""
-    function, bound = definition.node, {}
-    if isinstance(function, ast.ClassDef):
-        own = [n for n in function.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-        if not own:
-            bases = _bases(definition)
-            return defaults(bases[0]) if bases else {}
-        function = own[0]
+def signature(definition: Definition) -> dict:
+    """Names that a class or a function takes with their defaults, REQUIRED where there is none.
+
+    Of a class those of `__init__`; those that it hands on to others (`**settings`) included.
+    """
+    owner, function = _function_of(definition)
+    if function is None:
+        return {}
     arguments = function.args
     positional = arguments.posonlyargs + arguments.args
-    with_default = positional[len(positional) - len(arguments.defaults) :]
-    pairs = list(zip(with_default, arguments.defaults, strict=True))
-    pairs += [(a, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is not None]
-    for argument, default in pairs:
-        bound[argument.arg] = _value(default, definition.module)
+    names = [a.arg for a in positional + arguments.kwonlyargs]
+    values = (
+        [REQUIRED] * (len(positional) - len(arguments.defaults)) + arguments.defaults + arguments.kw_defaults
+    )
+    taken = {}
+    for name, value in zip(names, values, strict=True):
+        taken[name] = _value(value, owner.module) if isinstance(value, ast.expr) else REQUIRED
+    taken.pop("self", None)
     if arguments.kwarg:
-        for callee in _handed_to(function, arguments.kwarg.arg, definition):
-            for name, value in defaults(callee).items():
-                bound.setdefault(name, value)
-    return bound
+        for callee in _handed_to(function, arguments.kwarg.arg, owner):
+            taken = signature(callee) | taken
+    return taken
+
+
+def defaults(definition: Definition) -> dict:
+    """The part of the `signature` that has a default."""
+    return {name: value for name, value in signature(definition).items() if value is not REQUIRED}
 
 
 def parameters(definition: Definition) -> set[str]:
-    """Names that the class or function itself takes, without those that it hands on."""
+    """Names that the class or function itself takes, without those that it only hands on."""
+    arguments = _function_of(definition)[1].args
+    return {a.arg for a in arguments.posonlyargs + arguments.args + arguments.kwonlyargs} - {"self"}
+
+
+def _function_of(definition):
+    """The function itself, or the `__init__` of a class, and its owner, which may be a base class."""
     node = definition.node
-    if isinstance(node, ast.ClassDef):
-        own = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-        if not own:
-            bases = _bases(definition)
-            return parameters(bases[0]) if bases else set()
-        node = own[0]
-    return {a.arg for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs} - {"self"}
+    if isinstance(node, ast.FunctionDef):
+        return definition, node
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return definition, statement
+    bases = _bases(definition)
+    return _function_of(bases[0]) if bases else (definition, None)
 
 
 def fingerprint(*definitions: Definition) -> dict[str, str]:
@@ -191,7 +209,12 @@ def _hash(node):
         body = getattr(part, "body", None)
         if isinstance(part, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(part) is not None:
             part.body = body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    return digest(ast.dump(tree))
+
+
+def digest(text: str) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @cache

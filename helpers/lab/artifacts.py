@@ -1,17 +1,17 @@
 """Expensive things, made once: trained networks, adversarial sets, histories.
 
 An artifact is a safetensors file (loading one can never run code) beside a JSON sidecar,
-named after a hash of *all* the settings that determine it.  It is written to a temporary
+named after the key of its recipe.  It is written to a temporary
 name and renamed, so a file that exists is complete; a lock makes two processes that want
 the same artifact make it once.
 """
 
-import hashlib
 import json
 import os
 import platform
-import shutil
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -20,12 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from helpers import ROOT, write_atomically
-
-# Part of every key.  Raise it when code changes what an artifact holds for the same settings.
-REVISION = 1
-
-# Artifacts that ship with the project because they take minutes each.  Without the folder they are made anew.
-SHIPPED = ROOT / "data" / "zoo" / "quick"
+from helpers.lab.recipes import Recipe, code_of
 
 
 class ArtifactError(RuntimeError):
@@ -37,15 +32,9 @@ def folder() -> Path:
     return Path(os.environ.get("ARTIFACT_DIR") or ROOT / "data" / "artifacts")
 
 
-def key(settings: dict) -> str:
-    """Twelve hex digits of the SHA-256 of `settings` (JSON-serialisable, order-free)."""
-    text = json.dumps([REVISION, settings], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def path(kind: str, settings: dict) -> Path:
-    """File of the artifact `kind` made with `settings` (whether it exists or not)."""
-    return folder() / f"{kind}-{key(settings)}.safetensors"
+def path(kind: str, recipe: Recipe) -> Path:
+    """File of the artifact `kind` made by `recipe` (whether it exists or not)."""
+    return folder() / f"{kind}-{recipe.key}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,35 +46,49 @@ class Artifact:
     info: dict
 
 
-def make(kind: str, settings: dict, build) -> Artifact:
-    """Load the artifact, take it from `SHIPPED`, or make it with `build(checkpoint) -> (tensors, extra)`.
+def make(kind: str, recipe: Recipe, build: Callable[[Path], tuple[dict, dict]]) -> Artifact:
+    """Load the artifact, or make it with `build(checkpoint) -> (tensors, extra)`.
 
-    kind: short file-name prefix.  settings: everything that determines the result.
-    build: called under the file lock; `checkpoint` is a path where it may keep what it needs
-    to resume after a kill (removed once the artifact is complete); `extra` is a dict of
-    JSON-serialisable facts for the sidecar, such as a training history.
-    Raises ArtifactError for a truncated or foreign file.
+    kind: short prefix of the file's name.
+    recipe: everything that determines the result.
+    build: called under the file lock; `checkpoint` is a path where it may keep what it needs to resume after a kill
+        (removed once the artifact is complete); `extra` is a dict of JSON-serialisable facts for the sidecar, such
+        as a training history.
+    ArtifactError for a truncated or foreign file.  A warning where the code has changed since and the revision not.
     """
-    target = path(kind, settings)
+    target = path(kind, recipe)
     target.parent.mkdir(parents=True, exist_ok=True)
+    code = code_of(recipe.made)
     with FileLock(f"{target}.lock"):
-        if not target.exists() and (SHIPPED / target.name).exists():
-            for file in (target.with_suffix(".json"), target):  # in the order of `_write`
-                write_atomically(file, lambda f: shutil.copyfile(SHIPPED / file.name, f))  # noqa: B023
         if not target.exists():
             checkpoint = target.with_suffix(".checkpoint")
             started = time.perf_counter()
             tensors, extra = build(checkpoint)
-            _write(target, settings, tensors, extra | {"seconds": round(time.perf_counter() - started, 1)})
+            seconds = round(time.perf_counter() - started, 1)
+            _write(target, recipe, tensors, {**extra, "seconds": seconds, "code": code})
             checkpoint.unlink(missing_ok=True)
-    return load(target)
+    artifact = load(target)
+    _compare(artifact, code)
+    return artifact
+
+
+def _compare(artifact, code):
+    """Warn, in one line, if the artifact was made by other code than today's under the same revision."""
+    before = artifact.info.get("code", {})
+    changed = sorted(name for name in {*before, *code} if before.get(name) != code.get(name))
+    if changed:
+        warnings.warn(
+            f"{artifact.path.name} was made before {', '.join(changed)} changed: if results depend on the change, raise"
+            f" the `revision` of the method or attack; if you only try something, delete {artifact.path}",
+            stacklevel=4,
+        )
 
 
 def load(file: Path) -> Artifact:
     """Read an artifact; ArtifactError if it is truncated, foreign or lacks its sidecar."""
     from safetensors import SafetensorError, safe_open
 
-    remedy = f"delete {file} and run again to make it anew"
+    remedy = f"delete {file} and run again to rebuild it"
     try:
         with safe_open(file, framework="pt") as f:
             stored = (f.metadata() or {}).get("key")
@@ -99,7 +102,9 @@ def load(file: Path) -> Artifact:
     try:
         info = json.loads(file.with_suffix(".json").read_text())
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"the sidecar {file.with_suffix('.json')} cannot be read ({error}); {remedy}") from error
+        raise ArtifactError(
+            f"the sidecar {file.with_suffix('.json')} cannot be read ({error}); {remedy}"
+        ) from error
     return Artifact(file, tensors, info)
 
 
@@ -111,18 +116,22 @@ def provenance() -> dict:
 
     where = device()
     return {
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu ({platform.machine()})",
+        "device": torch.cuda.get_device_name(where)
+        if where.type == "cuda"
+        else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "advertorch", "pyautoattack")},
+        "versions": {
+            name: version(name) for name in ("torch", "torchvision", "numpy", "advertorch", "pyautoattack")
+        },
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
-def _write(target, settings, tensors, extra):
+def _write(target, recipe, tensors, extra):
     from safetensors.torch import save_file
 
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    info = {"settings": settings, **extra, **provenance()}
+    info = {"recipe": recipe.made, **extra, **provenance()}
     # The sidecar goes first: the safetensors file is what marks the artifact as complete.
     write_atomically(target.with_suffix(".json"), lambda f: f.write_text(json.dumps(info, indent=1)))
-    write_atomically(target, lambda f: save_file(tensors, f, metadata={"key": key(settings)}))
+    write_atomically(target, lambda f: save_file(tensors, f, metadata={"key": recipe.key}))

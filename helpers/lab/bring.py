@@ -26,7 +26,9 @@ def load(spec, weights=""):
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name:
-        raise ValueError(f"{spec!r} is not an import path: write package.module:factory or path/to/file.py:factory")
+        raise ValueError(
+            f"{spec!r} is not an import path: write package.module:factory or path/to/file.py:factory"
+        )
     factory = getattr(_module(place, spec), name, None)
     if not callable(factory):
         raise ValueError(f"{spec!r}: {place} has no function {name!r}")
@@ -65,7 +67,9 @@ def check_target(target, x):
         raise ValueError(f"the target must map images {tuple(x.shape)} to logits ({len(x)}, classes), "
                          f"it gave {tuple(logits.shape)}")  # fmt: skip
     if logits.min() >= 0 and torch.allclose(logits.sum(1), torch.ones(len(logits)).to(logits), atol=1e-4):
-        raise ValueError("the target returns probabilities, whose gradient vanishes where it is sure: drop its softmax")
+        raise ValueError(
+            "the target returns probabilities, whose gradient vanishes where it is sure: drop its softmax"
+        )
 
 
 def check_denoiser(denoiser, x):
@@ -92,7 +96,9 @@ def check_denoiser(denoiser, x):
 
 def _is_path(spec, weights):
     if weights and ":" not in spec:
-        raise ValueError(f"{spec!r} is a name, which has weights of its own; with weights {weights!r} give an import path")
+        raise ValueError(
+            f"{spec!r} is a name, which has weights of its own; with weights {weights!r} give an import path"
+        )
     return ":" in spec
 
 
