@@ -10,8 +10,7 @@ import torch
 from conftest import Linear, error
 from torch import nn
 
-from helpers import attacks
-from helpers.attacks import ATTACKS, attackable, draws, random_targets
+from helpers.attacks import ATTACKS, attackable, contract, draws, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
 from helpers.attacks.sta import total_variation, warp
@@ -29,6 +28,7 @@ QUICK = {
     "apgd_dlr": {"eps": 0.1, "steps": 10},
     "fab": {"eps": 0.1, "steps": 5},
     "aa": {"eps": 0.5},
+    "ensemble": {"eps": 0.1, "steps": 5, "queries": 10},
     "cw": {"steps": 5, "search_steps": 2},
     "ddn": {"steps": 5},
     "jsma": {"gamma": 0.2},
@@ -312,12 +312,13 @@ def test_a_failed_minimal_norm_attack_hands_the_image_back(lenet, digits, name, 
 BALLS = {  # the norm of the ball each attack promises to stay in; None: none is promised
     "fgsm": [torch.inf], "pgd": [torch.inf, 2], "pgd_dlr": [torch.inf, 2], "mi_fgsm": [torch.inf],
     "vni_fgsm": [torch.inf], "ti_bim": [torch.inf], "apgd_ce": [torch.inf, 2], "apgd_dlr": [torch.inf, 2],
-    "fab": [torch.inf, 2], "aa": [torch.inf, 2], "square": [torch.inf, 2], "feature_pgd": [torch.inf, 2],
+    "fab": [torch.inf, 2], "aa": [torch.inf, 2], "ensemble": [torch.inf, 2],
+    "square": [torch.inf, 2], "feature_pgd": [torch.inf, 2],
     "mask_adaptive": [torch.inf, 2], "restored": [torch.inf, 2],
     "cw": [None], "ddn": [None], "jsma": [None], "sta": [None], "fwa": [None], "ba": [None], "lsa": [None],
     "rp2": [None], "roa": [None],
 }  # fmt: skip
-UNTARGETED = {"aa", "apgd_ce", "apgd_dlr", "fab", "square", "feature_pgd", "ba"}  # ba: without images to start from
+UNTARGETED = {"aa", "ensemble", "apgd_ce", "apgd_dlr", "fab", "square", "feature_pgd", "ba"}  # ba: without images to start from
 
 
 @pytest.mark.parametrize("name, p, targeted", [
@@ -535,7 +536,7 @@ def test_a_model_whose_gradient_is_not_a_number_is_not_counted_as_broken():
 
 def test_long_work_shows_its_passes_and_tests_are_silent(monkeypatch, capsys):
     model, x, y = scene()
-    monkeypatch.setattr(attacks, "PATIENCE", 0)
+    monkeypatch.setattr(contract, "PATIENCE", 0)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     run("pgd", model, x, y, steps=5)
     assert re.search(r"pgd: .*passes", capsys.readouterr().err)

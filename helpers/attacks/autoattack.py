@@ -75,10 +75,10 @@ def ensemble(
     """A strong and cheap stand-in for AutoAttack: three of its parts, shortened.
 
     1. APGD on the cross-entropy, `steps` steps;
-    2. APGD on the targeted difference-of-logits ratio (Croce & Hein, Eq. 7), `steps` steps towards each of the
-       `classes` likeliest wrong classes;
-    3. Square with `queries` queries, which needs no gradient: an alarm.  Images that it alone breaks say that
-       the model masks its gradients.
+    2. APGD on the targeted difference-of-logits ratio (Croce & Hein, Eq. 7), `steps` steps towards each
+       of the `classes` likeliest wrong classes;
+    3. Square with `queries` queries, which needs no gradient: an alarm.  Images that it alone breaks say
+       that the model masks its gradients.
     Each sees only the images that its predecessors left unbroken.  The model must have at least four classes.
     """
     found = _check(model, x, targeted, norm, at_least=4, steps=steps, classes=classes, queries=queries)

@@ -1,17 +1,30 @@
 """The boundary attack (Brendel, Rauber & Bethge 2018) from foolbox: decisions only, no gradient, no score."""
 
 import torch
+from torch import Tensor, nn
 
 from helpers import seeded
+from helpers.attacks.contract import attack
 from helpers.data import check_images
 
 
-def ba(model, x, y, *, targeted, steps=5000, starts=None, seed=0):
+@attack(revision=1)
+def ba(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    steps: int = 5000,
+    starts: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
     """Walk along the decision boundary towards the image; minimal ℓ2 norm, no budget.
 
-    steps: ADD's paper takes 5000 (2000 on CIFAR-10).
+    steps: >= 1; ADD's paper takes 5000 (2000 on CIFAR-10).
     starts: images (N,C,H,W) from which to walk, each already a success; without them, noise and
         flat images are tried.  A targeted attack needs them: noise is rarely the class wanted.
+    seed: of the noise, and of the walk, which is the same noise for all images.
     An example without a successful start, or already misclassified, is handed back unchanged.
     """
     import foolbox
@@ -25,15 +38,16 @@ def ba(model, x, y, *, targeted, steps=5000, starts=None, seed=0):
     if starts.shape != x.shape:
         raise ValueError(f"starts has shape {tuple(starts.shape)}, the images {tuple(x.shape)}")
     with torch.no_grad():
-        goal = [(model(images).argmax(1) == y) == targeted for images in (x, starts)]
-    walk = (~goal[0] & goal[1]).nonzero().squeeze(1)
+        done, started = ((model(images).argmax(1) == y) == targeted for images in (x, starts))
+    walk = (~done & started).nonzero().squeeze(1)
     x_adv = x.clone()
     if len(walk):
-        criterion = foolbox.criteria.TargetedMisclassification if targeted else foolbox.criteria.Misclassification
-        attack = foolbox.attacks.BoundaryAttack(steps=steps)
-        with seeded(seed):  # it draws from torch's global generator, the same noise for all images
+        criteria = foolbox.criteria
+        criterion = criteria.TargetedMisclassification if targeted else criteria.Misclassification
+        boundary = foolbox.attacks.BoundaryAttack(steps=steps)
+        with seeded(seed):  # it draws from torch's global generator
             box = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-            x_adv[walk] = attack.run(box, x[walk], criterion(y[walk]), starting_points=starts[walk])
+            x_adv[walk] = boundary.run(box, x[walk], criterion(y[walk]), starting_points=starts[walk])
     return x_adv
 
 

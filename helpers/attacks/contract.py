@@ -1,4 +1,4 @@
-"""What all attacks have in common: the registry, the checks, the model frozen and put back, the progress bar."""
+"""What all attacks have in common: registry, checks, the model frozen and put back, progress bar."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from helpers import seeded
 from helpers.data import check_images
 
-# Every attack under its name: the checked function, with the attributes `revision` and `function` (the raw one).
+# Every attack's checked function under its name; its `function` is the raw one, `revision` that of `attack`.
 ATTACKS: dict[str, Callable] = {}
 
 # By how much a library may leave [0,1] before it counts as an error.
@@ -36,7 +36,9 @@ def attack(revision: int = 1) -> Callable:
     def register(function: Callable) -> Callable:
         name = function.__name__
         if name in ATTACKS and ATTACKS[name].__module__ != function.__module__:
-            raise ValueError(f"there is an attack {name!r} in {ATTACKS[name].__module__}: choose another name")
+            raise ValueError(
+                f"there is an attack {name!r} in {ATTACKS[name].__module__}: choose another name"
+            )
         checked = _checked(function)
         checked.revision = revision
         checked.function = function
@@ -92,7 +94,7 @@ def attackable(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _passes_shown(model: nn.Module, name: str) -> Iterator[None]:
-    """A bar that counts the model's forward passes, for all attacks alike: libraries' have no other window."""
+    """A bar that counts the model's forward passes, which is the only progress all libraries let us see."""
     silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
     with tqdm(desc=name, unit=" passes", delay=PATIENCE, leave=False, disable=silent) as bar:
 
@@ -123,7 +125,8 @@ def check_model(model: nn.Module, x: torch.Tensor, y: torch.Tensor, targeted: bo
     if not torch.is_tensor(logits) or logits.ndim != 2 or len(logits) != len(images):
         given = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
         raise ValueError(
-            f"the model must map images {tuple(images.shape)} to logits ({len(images)}, classes), it gave {given}"
+            f"the model must map images {tuple(images.shape)} to logits ({len(images)}, classes), "
+            f"it gave {given}"
         )
     if not logits.isfinite().all():
         raise ValueError(

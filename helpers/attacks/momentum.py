@@ -1,19 +1,34 @@
 """Gradient attacks made to transfer: momentum, variance tuning, translation invariance.
 
 All three are the signed ℓ∞ iteration with another direction, so that what they add to it can be
-read off.  By hand: the kept libraries have them not at all, or not by the papers' formulas.
+read off.  Our own implementation: the kept libraries lack them, or do not follow the papers' formulas.
 """
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.attacks.contract import attack
 from helpers.attacks.pgd import box, cross_entropy, positive_step
 
 
-def mi_fgsm(model, x, y, *, targeted, eps, steps=10, step_size=None, decay=1.0):
+@attack(revision=1)
+def mi_fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    steps: int = 10,
+    step_size: float | None = None,
+    decay: float = 1.0,
+) -> Tensor:
     """Momentum iterative FGSM (Dong et al. 2018, Algorithm 1).
 
-    eps: ℓ∞ radius in units of the [0,1] image; step_size defaults to eps/steps, as in the paper.
+    eps: ℓ∞ radius > 0, in units of the [0,1] image.
+    steps: >= 1.
+    step_size: in the same units; None: eps/steps, as in the paper.
     decay: μ, the share of the past that a step keeps.
     """
 
@@ -24,12 +39,28 @@ def mi_fgsm(model, x, y, *, targeted, eps, steps=10, step_size=None, decay=1.0):
     return _iterate(direction, x, eps, steps, step_size)
 
 
-def vni_fgsm(model, x, y, *, targeted, eps, steps=10, step_size=None, decay=1.0, samples=20, radius=1.5, seed=0):
+@attack(revision=1)
+def vni_fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    steps: int = 10,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    samples: int = 20,
+    radius: float = 1.5,
+    seed: int = 0,
+) -> Tensor:
     """Variance-tuned Nesterov iterative FGSM (Wang & He 2021, Algorithm 1 with Nesterov's look-ahead).
 
-    The gradient is corrected by how much it varied around the previous iterate: `samples`
-    neighbours, uniform within `radius`·eps (β; they may leave [0,1], as in the paper).  The
-    neighbours go by an image's place in the batch.
+    The gradient is corrected by how much it varied around the previous iterate.
+    eps, steps, step_size, decay: as for `mi_fgsm`.
+    samples: neighbours of the iterate, >= 1.
+    radius: β, in units of eps: neighbours are uniform within it, and may leave [0,1], as in the paper.
+    seed: of the neighbours, drawn by an image's place in the batch.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
@@ -49,9 +80,21 @@ def vni_fgsm(model, x, y, *, targeted, eps, steps=10, step_size=None, decay=1.0,
     return _iterate(direction, x, eps, steps, step_size)
 
 
-def ti_bim(model, x, y, *, targeted, eps, steps=10, step_size=None, kernel_size=7):
+@attack(revision=1)
+def ti_bim(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    steps: int = 10,
+    step_size: float | None = None,
+    kernel_size: int = 7,
+) -> Tensor:
     """Translation-invariant BIM (Dong et al. 2019): each channel's gradient is smoothed by a Gaussian.
 
+    eps, steps, step_size: as for `mi_fgsm`.
     kernel_size: odd, in pixels; the Gaussian's standard deviation is a third of its half width,
     as in the paper, whose 15 pixels are meant for images of 299; images of 32 get 7.
     """

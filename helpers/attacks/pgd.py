@@ -74,7 +74,8 @@ def pgd(
     random_start: from a uniform point of the ball, drawn by `seed` and by an image's place in the batch.
     loss: "ce" or "dlr".
     With `targeted` the loss towards `y` is minimised; "dlr" is a poor one for that, since it is served by
-    confidence in any label: the targeted form of Croce & Hein (Eq. 7), which `aa` uses, knows the true label, too.
+    confidence in any label: the targeted form of Croce & Hein (Eq. 7), which `aa` uses, knows the true
+    label, too.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {sorted(LOSSES)}, got {loss!r}")
@@ -142,12 +143,13 @@ def ascend(
     seed: int = 0,
     start: Tensor | None = None,
 ) -> Tensor:
-    """The projected ascent itself: `steps` steps up `loss`, from `x` (N,C,H,W) in [0,1]; -> images of its shape.
+    """The projected ascent itself: `steps` steps up `loss`, from images `x` (N,C,H,W) in [0,1].
 
     loss: images -> scalar, a sum over the images, so that each one's gradient is its own.
     start: images from which to go on, instead of `x` or a random start.
-    The other settings are those of `pgd`.  The random start goes by an image's place in the batch; apart from it
-    an image's result does not depend on its neighbours.  ValueError for an unknown norm, steps < 1, step_size <= 0.
+    The other settings are those of `pgd`.  The random start goes by an image's place in the batch; apart
+    from it an image's result does not depend on its neighbours.
+    ValueError for an unknown norm, steps < 1 and step_size <= 0.
     """
     if norm not in ("linf", "l2") or steps < 1:
         raise ValueError(f"norm is linf or l2, steps >= 1; got {norm}, {steps}")
@@ -169,7 +171,7 @@ def ascend(
 
 
 def in_format_of(model: nn.Module, x: Tensor) -> Tensor:
-    """`x` in the memory format of the model's convolutions, once, instead of a conversion in each layer and step."""
+    """`x` in the memory format of the model's convolutions: converted once, not in each layer and step."""
     weights = (p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1)
     last = any(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

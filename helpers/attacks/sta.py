@@ -1,4 +1,4 @@
-"""Spatially transformed adversarial examples (STA; Xiao et al. 2018), by hand.
+"""Spatially transformed adversarial examples (STA; Xiao et al. 2018), our own implementation.
 
 Instead of changing pixel values the attack moves pixels: a flow field says from where each
 pixel is fetched.  advertorch's version returns black images where it fails; ours returns the
@@ -6,20 +6,40 @@ image it reached.
 """
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.attacks.advertorch import spatial
+from helpers.attacks.contract import attack
 from helpers.attacks.pgd import margin
 
 
-def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confidence=0.0, variant="xiao", search_steps=5):
+@attack(revision=1)
+def sta(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    steps: int = 100,
+    learning_rate: float = 0.05,
+    tau: float = 0.05,
+    confidence: float = 0.0,
+    variant: str = "xiao",
+    search_steps: int = 5,
+) -> Tensor:
     """Minimise  ℒ_adv + τ·ℒ_flow  over the flow (Xiao et al., Eq. 2-4); returns warped images.
 
     ℒ_adv is Carlini & Wagner's margin (zero once it exceeds `confidence`), ℒ_flow the
     flow's total variation, in pixels; optimised by Adam, whose steps, unlike L-BFGS's, treat each
     image by itself.  Of the iterates that succeed, the one with the smoothest flow is kept.
+    steps: of Adam.
+    learning_rate: Adam's, in pixels.
+    tau: τ >= 0.
+    confidence: in units of the logits, >= 0.
     variant: "xiao", or "advertorch" for the library's attack as the papers ran it, which has settings of its
         own: `steps` of L-BFGS for each of `search_steps` values of its constant (ADD: 5000 and 20).
+    search_steps: of the variant "advertorch" only.
     """
     if variant == "advertorch":
         return spatial(model, x, y, targeted=targeted, steps=steps, search_steps=search_steps)
@@ -45,7 +65,7 @@ def sta(model, x, y, *, targeted, steps=100, learning_rate=0.05, tau=0.05, confi
     return best.clamp(0, 1)
 
 
-def warp(x, flow, grid=None):
+def warp(x: Tensor, flow: Tensor, grid: Tensor | None = None) -> Tensor:
     """Fetch each pixel of `x` (N,C,H,W) from its place plus `flow` (N,2,H,W; Δu, Δv in pixels).
 
     grid: `identity_grid(x)`, where it is at hand.
@@ -57,14 +77,13 @@ def warp(x, flow, grid=None):
     return F.grid_sample(x, grid + offset, align_corners=True, padding_mode="border")
 
 
-def identity_grid(x):
+def identity_grid(x: Tensor) -> Tensor:
     """The sampling grid (N,H,W,2) that leaves `x` (N,C,H,W) as it is; corners at ±1."""
     return F.affine_grid(torch.eye(2, 3).to(x).expand(len(x), 2, 3), list(x.shape), align_corners=True)
 
 
-def total_variation(flow):
-    """Σ over pixels of the Euclidean distance to the right and lower neighbour's flow; -> (N,)."""
+def total_variation(flow: Tensor) -> Tensor:
+    """Σ over pixels of the Euclidean distance to the right and lower neighbour's flow; (N,2,H,W) -> (N,)."""
     right = (flow[:, :, :, 1:] - flow[:, :, :, :-1]).square().sum(1)
     down = (flow[:, :, 1:, :] - flow[:, :, :-1, :]).square().sum(1)
     return (right + 1e-8).sqrt().sum((1, 2)) + (down + 1e-8).sqrt().sum((1, 2))
-

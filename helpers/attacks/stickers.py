@@ -1,8 +1,8 @@
 """Where a sticker may be: the masks of the RP2 attack on traffic signs (ADD, Fig. 4(a) and 13).
 
-ADD attacks with five masks that it shows but does not publish. Those of Eykholt et al. 2018 and of Wu, Tong &
-Vorobeychik 2020, whose attack it uses, belong to their authors: five of them are used if the user has put them
-into `data_dir()` (data/README.md says how), else five of our own.
+ADD attacks with five masks that it shows but does not publish. Those of Eykholt et al. 2018 and of Wu,
+Tong & Vorobeychik 2020, whose attack it uses, belong to their authors: five of them are used if the user
+has put them into `data_dir()` (data/README.md says how), else five of our own.
 """
 
 import hashlib
@@ -40,7 +40,9 @@ def origin(size: int = 32) -> str:
 
     The hexadecimal digits change with any pixel of the five.
     """
-    digest = hashlib.sha256(b"".join(mask(name, size).byte().numpy().tobytes() for name in NAMES)).hexdigest()[:12]
+    digest = hashlib.sha256(
+        b"".join(mask(name, size).byte().numpy().tobytes() for name in NAMES)
+    ).hexdigest()[:12]
     whose = f"the masks in {_users_file().name}" if size == 32 and _users_file().exists() else "our own masks"
     return f"{whose} ({digest})"
 
@@ -54,8 +56,10 @@ def _read(file: Path, name: str) -> torch.Tensor:
     (values,) = data.read_npz(file, array)
     found = set(values.ravel().tolist())
     if values.shape != (32, 32) or found != {0, 1}:
-        raise data.DataError(f"{file}: {array} has shape {values.shape} and {len(found)} different values, must be "
-                             "(32, 32) of 0 and 1, some of each: make it again or delete the file")
+        raise data.DataError(
+            f"{file}: {array} has shape {values.shape} and {len(found)} different values, must be "
+            "(32, 32) of 0 and 1, some of each: make it again or delete the file"
+        )
     return torch.from_numpy(values)
 
 

@@ -5,13 +5,18 @@ d pixels costs m·d.  What is optimised is the *plan* Π: the mass that goes fro
 pixel of the k×k window around it, within its channel.  A plan is a tensor (N,C,k²,H,W): entry
 [n,c,o,i,j] leaves pixel (i,j) for its o-th window place, counted row by row; the middle one stays.
 
-By hand because none of our libraries has it.  It differs from the paper's code where it must return what
-it promises: there pixels grow beyond 1 and on MNIST are clipped, which destroys mass; see `admit`.
+Our own implementation, because none of the libraries has it.  It differs from the paper's code where it
+must return what it promises: there pixels grow beyond 1 and on MNIST are clipped, which destroys mass;
+see `admit`.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.attacks.contract import attack
 from helpers.attacks.pgd import cross_entropy, margin
 
 METHODS = ("frank_wolfe", "projected_gradient")
@@ -21,37 +26,70 @@ NEWTON_STEPS = 8  # in the simplex projection; six reach float32's precision
 ROUNDS = 10  # of admitting mass to full pixels
 
 
-def fwa(model, x, y, *, targeted, eps, steps=300, method="frank_wolfe", step_size=None, kernel_size=5):
+@attack(revision=1)
+def fwa(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    steps: int = 300,
+    method: str = "frank_wolfe",
+    step_size: float | None = None,
+    kernel_size: int = 5,
+) -> Tensor:
     """The image of `attack_plan`, (N,C,H,W) in [0,1]; same settings."""
-    settings = {"eps": eps, "steps": steps, "method": method, "step_size": step_size, "kernel_size": kernel_size}
-    plan = attack_plan(model, x, y, targeted=targeted, **settings)
+    plan = attack_plan(
+        model,
+        x,
+        y,
+        targeted=targeted,
+        eps=eps,
+        steps=steps,
+        method=method,
+        step_size=step_size,
+        kernel_size=kernel_size,
+    )
     return Window(kernel_size, x).receive(plan).clamp(0, 1)  # a rounding error at most
 
 
 @torch.no_grad()
 def attack_plan(
-    model, x, y, *, targeted, eps, steps=300, method="frank_wolfe", step_size=None, kernel_size=5
-):
-    """Maximise the cross-entropy of the image Πᵀ1 over plans Π >= 0, Π1 = x, ⟨Π,C⟩ <= ε·Σx, Πᵀ1 <= 1; -> best plan.
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    eps: float,
+    steps: int = 300,
+    method: str = "frank_wolfe",
+    step_size: float | None = None,
+    kernel_size: int = 5,
+) -> Tensor:
+    """The best plan: Π >= 0, Π1 = x, ⟨Π,C⟩ <= ε·Σx, Πᵀ1 <= 1, whose image Πᵀ1 has the largest cross-entropy.
 
     eps: mean distance in pixels over which an image's mass may move (C is Euclidean; the image
         is thought of as unit mass over all its channels).  0.5 moves half the mass by one pixel.
         The paper's scripts: MNIST 0.5, CIFAR-10 0.005; ARN's larger one: 0.4 and 0.05; ADD: MNIST 0.15.
+    steps: >= 1.
     method: "frank_wolfe" goes 2/(t+2) of the way to the plan that is best for the gradient;
         "projected_gradient" goes along the gradient, scaled to a largest entry of 1, by
-        `step_size` (default 0.1, as their scripts on MNIST; 0.01 on CIFAR-10), and projects.
-        A step of the first takes a quarter of the time.  Step for step it is far ahead on a robust
-        net and a little behind on an undefended one.
-    kernel_size: odd k; the paper's is 5.
-    Of the iterates each image keeps the one with the smallest margin.  With `targeted` the loss
-    towards `y` is minimised.  A black image has no mass and stays as it is.
+        `step_size`, and projects.  A step of the first takes a quarter of the time.  Step for step
+        it is far ahead on a robust net and a little behind on an undefended one.
+    step_size: of "projected_gradient" only; None: 0.1, as their scripts on MNIST (0.01 on CIFAR-10).
+    kernel_size: odd k >= 3; the paper's is 5.
+    -> (N,C,k²,H,W).  Of the iterates each image keeps the one with the smallest margin.  With `targeted`
+    the loss towards `y` is minimised.  A black image has no mass and stays as it is.
     """
     if method not in METHODS:
         raise ValueError(f"method is one of {METHODS}, got {method!r}")
     if steps < 1 or kernel_size < 3 or kernel_size % 2 == 0:
         raise ValueError(f"steps >= 1, kernel_size odd and >= 3; got {steps}, {kernel_size}")
     if method == "frank_wolfe" and step_size is not None:
-        raise ValueError(f"frank_wolfe has no step_size, got {step_size}: leave it out or use projected_gradient")
+        raise ValueError(
+            f"frank_wolfe has no step_size, got {step_size}: leave it out or use projected_gradient"
+        )
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size must be positive, got {step_size}")
     step_size = 0.1 if step_size is None else step_size
@@ -91,7 +129,7 @@ class Window:
     rings: the places at the same distance, nearest first; radii: these distances, (R,1,1).
     """
 
-    def __init__(self, k, like):
+    def __init__(self, k: int, like: Tensor) -> None:
         offset = torch.arange(k) - k // 2
         squared = (offset[:, None] ** 2 + offset**2).flatten()
         self.k, self.middle = k, k * k // 2
@@ -99,21 +137,21 @@ class Window:
         self.radii = squared.unique().to(like).sqrt().view(-1, 1, 1)
         self.rings = [(squared == s).nonzero().flatten().to(like.device) for s in squared.unique()]
 
-    def look(self, image, outside=0.0):
-        """What each pixel sees in its window: image (N,C,H,W) -> (N,C,k²,H,W), `outside` beyond the border."""
+    def look(self, image: Tensor, outside: float = 0.0) -> Tensor:
+        """What each pixel sees in its window, (N,C,H,W) -> (N,C,k²,H,W); `outside` beyond the border."""
         padded = F.pad(image, [self.k // 2] * 4, value=outside)
         return padded.unfold(2, self.k, 1).unfold(3, self.k, 1).permute(0, 1, 4, 5, 2, 3).flatten(2, 3)
 
-    def receive(self, plan):
+    def receive(self, plan: Tensor) -> Tensor:
         """The image Πᵀ1: what arrives at each pixel; the adjoint of `look`."""
         return F.fold(plan.flatten(1, 2).flatten(2), plan.shape[3:], self.k, padding=self.k // 2)
 
-    def spent(self, plan):
+    def spent(self, plan: Tensor) -> Tensor:
         """Transport cost ⟨Π,C⟩ of each image's plan, (N,)."""
         return (plan * self.cost).sum((1, 2, 3, 4))
 
 
-def admit(plan, x, window):
+def admit(plan: Tensor, x: Tensor, window: Window) -> Tensor:
     """Send back what does not fit: the plan with the moves into each pixel scaled so that Πᵀ1 <= 1.
 
     What is sent back stays where it came from, so that rows, sign and mass are kept and the cost
@@ -132,7 +170,7 @@ def admit(plan, x, window):
     return moves
 
 
-def best_plan(value, x, budget, window):
+def best_plan(value: Tensor, x: Tensor, budget: Tensor, window: Window) -> Tensor:
     """The linear maximisation oracle: Π of Π >= 0, Π1 = x, ⟨Π,C⟩ <= budget with the largest ⟨Πᵀ1, value⟩.
 
     At a price λ per pixel of distance all mass of a pixel goes where value − λ·distance is
@@ -157,7 +195,7 @@ def best_plan(value, x, budget, window):
     return _spend(plan_at, spent_at, highest, budget, window)
 
 
-def project(target, x, budget, window):
+def project(target: Tensor, x: Tensor, budget: Tensor, window: Window) -> Tensor:
     """The plan of Π >= 0, Π1 = x, ⟨Π,C⟩ <= budget nearest to `target` (N,C,k²,H,W; −inf: no such place).
 
     At a price λ of distance the rows are independent: target − λC, projected onto the simplex.
@@ -170,7 +208,7 @@ def project(target, x, budget, window):
     return _spend(plan_at, lambda price: window.spent(plan_at(price)), highest, budget, window)
 
 
-def to_simplex(target, x):
+def to_simplex(target: Tensor, x: Tensor) -> Tensor:
     """Project each row of `target` (N,C,k²,H,W) onto {π >= 0, Σπ = x}: π = (target − level)₊.
 
     The level is found by Newton's method from below; Σπ is convex in it, so that no step goes too far.
@@ -185,8 +223,8 @@ def to_simplex(target, x):
     return plan * (x / plan.sum(2, keepdim=True).clamp_(min=1e-12))
 
 
-def _spend(plan_at, spent_at, highest, budget, window):
-    """Bisect the price of transport (N,) in [0, highest]; mix the plans on both sides to cost the budget exactly.
+def _spend(plan_at: Callable, spent_at: Callable, highest: Tensor, budget: Tensor, window: Window) -> Tensor:
+    """Bisect the price of transport (N,) in [0, highest]; mix the plans on both sides to cost the budget.
 
     plan_at, spent_at: price (N,) -> plan, and its cost (N,), which falls as the price rises; at
     `highest` nothing moves.  A mixture of plans is a plan, and its cost the mixture of theirs.
