@@ -16,7 +16,7 @@ def cross_entropy_to(logits: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def kl(logits: Tensor, other: Tensor) -> Tensor:
-    """Σ_k p_k log(p_k/q_k) of the probabilities p, q that two sets of logits stand for; (N,K), (N,K) -> (N,)."""
+    """Σ_k p_k log(p_k/q_k) of the probabilities p, q that the two logits stand for; (N,K), (N,K) -> (N,)."""
     log_p, log_q = F.log_softmax(logits, 1), F.log_softmax(other, 1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 

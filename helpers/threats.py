@@ -1,7 +1,7 @@
-"""The whole pipeline, and threat models: what the attacker knows.  Each returns the plain module to be attacked.
+"""The whole pipeline, and threat models: what the attacker knows.  Each is the plain module to be attacked.
 
-A module that came from the lab carries what it was made from as its attribute `recipe`; what is composed of such
-modules has one, too, so that an attack on it can be kept.  Everything else has none, and works as well.
+A module that came from the lab carries what it was made from as its attribute `recipe`; what is composed of
+such modules has one, too, so that an attack on it can be kept.  Everything else has none, and works as well.
 """
 
 import math

@@ -12,8 +12,9 @@ Classifiers, `robust_training.Classifier`: images -> logits::
 
 All are trained by `helpers.training.fit`.  Beside what that needs, a method says
 
-* `learns_from`: names of what a batch has to hold, out of natural (B,C,S,S), adversarial (B,K,C,S,S), label (B,), and
-  index (B,), each image's place in the training set.  ADD and APE-GAN also take `wanted` (B,C,S,S).
+* `learns_from`: names of what a batch has to hold, out of natural (B,C,S,S), adversarial (B,K,C,S,S), label
+  (B,), and index (B,), each image's place in the training set.  ADD and APE-GAN also take `wanted` (B,C,S,S).
 * `defended(target)`: the pipeline that is deployed.
-* `revision`: to be raised when its substance changes, so that what the old one made is not taken for its work.
+* `revision`: to be raised when its substance changes, so that what the old one made is not taken for its
+  work.
 """

@@ -35,8 +35,8 @@ class ADD(Denoiser):
         the Gaussian with the moments of the attack's codes in the batch.
     natural_domain: natural images are encoded too, as one more attack in every sum: D_P has three outputs
         for two known attacks (Table 4).
-    without: ablation, any of "mmd", "prior", "perturbation", "class", "adv": those losses are left out ("prior"
-        and "perturbation": Fig. 12).
+    without: ablation, any of "mmd", "prior", "perturbation", "class", "adv": those losses are left out
+        ("prior" and "perturbation": Fig. 12).
     Raises ValueError for an unknown prior or term, or another image size.
 
     The paper gives neither optimiser nor C's layers nor the kernel's bandwidth: here ARN's optimiser,
@@ -194,7 +194,11 @@ def mmd(codes: Tensor, domains: int) -> Tensor:
 
 
 def eq2_as_printed(logits: Tensor, domain: Tensor) -> Tensor:
-    """Eq. 2 word for word: Σ_k [Y_k − (1/K,…,1/K)] · log soft(D_P(·)), a mean over the batch; (N,K), (N,) -> scalar.
+    """Eq. 2 word for word, a mean over the batch: Σ_k [Y_k − (1/K,…,1/K)] · log soft(D_P(·)).
+
+    logits: D_P(·), (N,K).
+    domain: the attack of each, (N,).
+    -> scalar
 
     It grows without bound as D_P grows sure of itself, which is why `ADD` does not train on it.
     """

@@ -101,7 +101,8 @@ class ApeGan(Denoiser):
         """`natural` (B,C,S,S), `adversarial` (B,K,C,S,S): the K attacks are treated alike.
 
         `label` (B,): with `full`, instead of `adversarial`.
-        `wanted` (B,C,S,S), where the batch has it: generate these instead of the natural images (ADD, Appendix G.3).
+        `wanted` (B,C,S,S), where the batch has it: generate these instead of the natural images (ADD,
+        Appendix G.3).
         """
         natural = batch["natural"]
         x = stacked(self.adversarial(batch), natural if self.natural_domain else None)

@@ -6,6 +6,7 @@ the code; an image discriminator D_I keeps it sharp.  The equations are the pape
 """
 
 from collections.abc import Callable, Collection
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,8 @@ class Encoder(nn.Module):
         super().__init__()
         sizes = [in_channels, *scaled(width, 128, 256, 512, 1024)]
         kernels = _kernels(image_size)
-        blocks = zip(sizes[:-1], sizes[1:], kernels[:-1], strict=True)
-        self.features = nn.Sequential(*(_block(nn.Conv2d, *block) for block in blocks))
+        blocks = zip(pairwise(sizes), kernels[:-1], strict=True)
+        self.features = nn.Sequential(*(_block(nn.Conv2d, a, b, kernel) for (a, b), kernel in blocks))
         self.code_size = scaled(width, 2048)[0]
         self.mean = nn.Conv2d(sizes[-1], self.code_size, kernels[-1], 2, 1)
         self.log_variance = nn.Conv2d(sizes[-1], self.code_size, kernels[-1], 2, 1) if variational else None
@@ -66,8 +67,8 @@ class Generator(nn.Module):
         super().__init__()
         sizes = scaled(width, 2048, 1024, 512, 256, 128)
         kernels = _kernels(image_size)[::-1]
-        blocks = zip(sizes[:-1], sizes[1:], kernels[:-1], strict=True)
-        self.blocks = nn.Sequential(*(_block(nn.ConvTranspose2d, *block) for block in blocks))
+        blocks = zip(pairwise(sizes), kernels[:-1], strict=True)
+        self.blocks = nn.Sequential(*(_block(nn.ConvTranspose2d, a, b, kernel) for (a, b), kernel in blocks))
         self.image = nn.ConvTranspose2d(sizes[-1], out_channels, kernels[-1], 2, 1)
         self.apply(_initialise)
 
@@ -76,13 +77,13 @@ class Generator(nn.Module):
 
 
 class CodeClassifier(nn.Module):
-    """D_A (D_P and C in ADD): code (N,code_size) -> (N,classes) logits, of the attack type or the image's class."""
+    """D_A (D_P and C in ADD): code (N,code_size) -> (N,classes) logits, of its attack type or class."""
 
     def __init__(self, classes: int = 3, width: float = 1.0, code_size: int = 2048) -> None:
         super().__init__()
         sizes = [code_size, *scaled(width, 1024, 256, 64)]
         layers = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 
@@ -97,7 +98,7 @@ class ImageDiscriminator(nn.Module):
         super().__init__()
         sizes = [in_channels, *scaled(width, 32, 64, 128, 256)]
         layers = []
-        for a, b, kernel in zip(sizes[:-1], sizes[1:], _kernels(image_size)[:-1], strict=True):
+        for (a, b), kernel in zip(pairwise(sizes), _kernels(image_size)[:-1], strict=True):
             layers += [nn.Conv2d(a, b, kernel, 2, 1), nn.LeakyReLU(0.2)]
         hidden = scaled(width, 512)[0]
         layers += [nn.Flatten(), nn.Linear(2 * 2 * sizes[-1], hidden), nn.LeakyReLU(0.2)]
@@ -233,7 +234,7 @@ class ARN(Denoiser):
         return detached(losses)
 
     def update(self, loss_encoder: Tensor, loss_generator: Tensor, optimizers: Optimizers) -> None:
-        """One step of E and G.  One forward pass serves both: each loss reaches only the network it is meant for."""
+        """One step of E and G, after one forward pass: each loss reaches only the network it is meant for."""
         self.zero_grad(set_to_none=True)
         loss_encoder.backward(inputs=list(self.encoder.parameters()), retain_graph=True)
         loss_generator.backward(inputs=list(self.generator.parameters()))

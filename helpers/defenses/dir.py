@@ -1,4 +1,4 @@
-"""DIR: information Discard and robust representation Restoration (Zhou et al., ICML 2023), equation by equation."""
+"""DIR: information Discard and robust representation Restoration (Zhou et al., ICML 2023), by equations."""
 
 from math import ceil
 
@@ -21,8 +21,8 @@ class MaskedViT(nn.Module):
     """The masked autoencoder of He et al. (CVPR 2022), small enough for 32×32 images.
 
     It redraws a whole image from some of its patches; hidden patches are never computed with.
-    The published network (DIR, Section 4.1; sizes from the released code): patches of 2×2 pixels, 192 channels,
-    3 heads, 8 blocks that see the visible patches alone and 2 that see all places.
+    The published network (DIR, Section 4.1; sizes from the released code): patches of 2×2 pixels, 192
+    channels, 3 heads, 8 blocks that see the visible patches alone and 2 that see all places.
 
     width: of the 192 channels, rounded to a multiple of the heads.
     in_channels, image_size: C and S.
@@ -55,7 +55,8 @@ class MaskedViT(nn.Module):
         )
         self.decoder = nn.Sequential(*(Block(channels, HEADS) for _ in range(decoder)))
         self.head = nn.Linear(channels, in_channels * patch**2)
-        # Where a patch stands, told to the encoder and again to the decoder; and what stands for a hidden one.
+        # Where a patch stands, told to the encoder and again to the decoder; and what stands for a hidden
+        # one.
         self.encoder_places = nn.Parameter(torch.empty(self.places, channels))
         self.decoder_places = nn.Parameter(torch.empty(self.places, channels))
         self.hidden = nn.Parameter(torch.empty(channels))
@@ -106,15 +107,16 @@ def take(patches: Tensor, visible: Tensor) -> Tensor:
 class Discard(nn.Module):
     """The denoiser g: what masks leave of an image is restored behind each of them, and averaged.
 
-    hidden: share of the patches that a mask hides.  A group of K masks is complementary: together they show every
-        patch, with the fewest masks that can; K=2 for one half, where the two masks partition the patches.
-    misplaced: as in the released code, what the *second* mask shows is taken to stand where the *first* mask's
-        patches do.  Needs hidden=0.5.
+    hidden: share of the patches that a mask hides.  A group of K masks is complementary: together they show
+        every patch, with the fewest masks that can; K=2 for one half, where the two masks partition the
+        patches.
+    misplaced: as in the released code, what the *second* mask shows is taken to stand where the *first*
+        mask's patches do.  Needs hidden=0.5.
     width, patch, encoder, decoder, in_channels, image_size: of `MaskedViT`.
     Raises ValueError for a share that shows no patch.
 
-    Masks are drawn afresh for each image and pass, in train and eval mode alike, from torch's global generator:
-    `helpers.seeded` makes a pass repeatable, `helpers.threats.fixed_mask` holds the masks still.
+    Masks are drawn afresh for each image and pass, in train and eval mode alike, from torch's global
+    generator: `helpers.seeded` makes a pass repeatable, `helpers.threats.fixed_mask` holds the masks still.
     """
 
     def __init__(self, hidden: float = 0.5, misplaced: bool = False, **network) -> None:
@@ -128,14 +130,14 @@ class Discard(nn.Module):
         shown = round((1 - hidden) * self.vit.places)
         if not 0 < shown <= self.vit.places:
             raise ValueError(
-                f"hidden={hidden} shows {shown} of {self.vit.places} patches: choose at least 0, and less than 1"
+                f"hidden={hidden} shows {shown} of {self.vit.places} patches: choose from 0 on, below 1"
             )
         if self.misplaced and 2 * shown != self.vit.places:
             raise ValueError(f"misplaced=True exchanges halves: hidden must be 0.5, got {hidden}")
         self.shown = shown
 
     def hiding(self, hidden: float) -> "Discard":
-        """A copy of this denoiser, weights included, with masks that hide another share; 0: one mask that hides nothing."""
+        """A copy, weights included, with masks that hide another share; 0: one mask that hides nothing."""
         other = own_copy(self)
         other._hide(hidden)
         return other
@@ -166,10 +168,11 @@ class Discard(nn.Module):
 
 
 class DIRPretraining(Denoiser):
-    """Pre-training of DIR's denoiser to redraw natural images from what masks leave of adversarial ones (Eq. 2).
+    """Pre-training of DIR's denoiser, to redraw natural images from what masks leave of others (Eq. 2).
 
-    Its attacks are on the bare target.  Neither the optimizer nor its rate is in the paper: AdamW, its betas, decay
-    and rate are those of the released code, whose 1000 epochs are 20 in the paper; its warm-up is left out.
+    Its attacks are on the bare target.  Neither the optimizer nor its rate is in the paper: AdamW, its betas,
+    decay and rate are those of the released code, whose 1000 epochs are 20 in the paper; its warm-up is left
+    out.
 
     learning_rate: of AdamW.
     augment: random crops and mirror images, which are ours here.
@@ -195,9 +198,9 @@ class DIRPretraining(Denoiser):
         return [CosineAnnealingLR(optimizers["adamw"], epochs)]
 
     def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
-        """min_ω Σ_k ‖g(x' × m^k) − x‖² (Eq. 2), a mean over the pixels; x' is natural or adversarial (Algorithm 1).
+        """min_ω Σ_k ‖g(x' × m^k) − x‖² (Eq. 2), a mean over the pixels.
 
-        `natural` (B,C,S,S), `adversarial` (B,A,C,S,S).
+        x' is natural or adversarial (Algorithm 1); `natural` (B,C,S,S), `adversarial` (B,A,C,S,S).
         """
         natural = batch["natural"]
         images = torch.cat([natural[:, None], batch["adversarial"]], 1)
@@ -216,19 +219,21 @@ class DIR(Denoiser):
     target: the classifier h, frozen (see `Denoiser`).
     pretrained: a `DIRPretraining` of the same `discard`, whose denoiser's weights this one begins with.
     alpha: weight of the game, L_rep (Eq. 7).
-    eps, step_size, steps: of the white-box PGD that makes x' and, since the paper names no other, of the game's
-        perturbation δ.
+    eps, step_size, steps: of the white-box PGD that makes x' and, since the paper names no other, of the
+        game's perturbation δ.
     mse: weight of ‖x̃ − x‖², for training without pre-training (Section 4.3); 0 in the method itself.
     learning_rate: of SGD with a momentum of 0.9.
     augment: random crops and mirror images.
     discard: settings of `Discard`.
 
-    The paper trains the denoiser alone.  Five of the things that the released code does otherwise are settings:
+    The paper trains the denoiser alone.  Five of the things that the released code does otherwise are
+    settings:
     joint: a copy of the target is trained along, at a learning rate of 0.1 and the denoiser at 5e-5, whatever
         `learning_rate` says.  (There the classifier begins untrained, and its rate alone is lowered.)
     misplaced: see `Discard`.
     projected=False: the steps of δ are not brought back into the ball, so that it may reach steps·step_size.
-    held: x̃ + δ is held still in L_rep, so that its gradient passes through h(x̃) alone.  Eq. 5 has x̃ in both places.
+    held: x̃ + δ is held still in L_rep, so that its gradient passes through h(x̃) alone.  Eq. 5 has x̃ in
+        both places.
     alpha=1.
     Raises ValueError for `joint` without a target.
     """
@@ -279,11 +284,11 @@ class DIR(Denoiser):
         return {"sgd": torch.optim.SGD(groups, momentum=0.9, weight_decay=2e-4)}
 
     def schedulers(self, optimizers: Optimizers, epochs: int) -> list[LRScheduler]:
-        """A tenth of the learning rate after the 75th of 90 epochs; the second step, at the 90th, ends the training."""
+        """A tenth of the rate after the 75th of 90 epochs; the second step, at the 90th, is the end."""
         return [MultiStepLR(optimizers["sgd"], [max(1, epochs * 75 // 90)])]
 
     def white_box(self, x: Tensor, y: Tensor, visible: Tensor) -> Tensor:
-        """x' (Algorithm 1, line 5): PGD on h∘g with the masks in use; (N,C,S,S) -> the same, in the ball around x."""
+        """x' (Algorithm 1, line 5), in the ball around x: PGD on h∘g with the masks in use; (N,C,S,S)."""
         pipeline = _BehindMasks(self.full_model().target, self.denoiser, visible)
         with attackable(pipeline):
             return pgd(pipeline, x, y, targeted=False, seed=fresh_seed(), **self.attack)
@@ -292,8 +297,8 @@ class DIR(Denoiser):
         """x̃ + δ (line 8): argmax_δ KL(h(x̃+δ), h(x̃)) in the ball around x̃ (Eq. 4); (N,C,S,S) -> the same.
 
         Which distribution the divergence is taken from is the released code's choice: the unperturbed one.
-        At δ = 0 it has no gradient, so the ascent starts from a little noise.  x̃ is not limited to [0,1], nor is
-        x̃ + δ: `helpers.attacks.pgd.ascend` would cut both.
+        At δ = 0 it has no gradient, so the ascent starts from a little noise.  x̃ is not limited to [0,1],
+        nor is x̃ + δ: `helpers.attacks.pgd.ascend` would cut both.
         """
         eps, step_size = self.attack["eps"], self.attack["step_size"]
         with attackable(self.full_model().target) as target:

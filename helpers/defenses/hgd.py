@@ -11,7 +11,7 @@ from helpers.training import Optimizers, Tensors
 
 
 class DenoisingUNet(nn.Module):
-    """DUNET: image (N,C,S,S) in [0,1] -> restored image of the same shape, about in [0,1] (Section 3.2, Fig. 3).
+    """DUNET (Section 3.2, Fig. 3): image (N,C,S,S) in [0,1] -> restored image of its shape, about in [0,1].
 
     It predicts the noise, x̂ = x − d̂: clean input is left alone by predicting zero.  Like the
     published one it does not clip x̂, since clipping would hide gradients from an attacker.
@@ -79,7 +79,8 @@ class HGD(Denoiser):
         """Logits-guided denoising (Liao et al., Eq. 4): ‖f(x̂) − f(x)‖₁ of the target's logits f.
 
         `natural` (B,C,S,S), `adversarial` (B,K,C,S,S); `label` (B,): with `full`, instead of `adversarial`.
-        As in that paper the natural examples are among the inputs, so that the denoiser learns to leave them alone.
+        As in that paper the natural examples are among the inputs, so that the denoiser learns to leave them
+        alone.
         """
         natural = batch["natural"]
         x = stacked(self.adversarial(batch), natural)

@@ -17,23 +17,24 @@ from helpers.training import Optimizers, Tensors, crop_and_flip
 
 
 class JATP(Denoiser):
-    """The denoiser P trained on adversarial examples of the whole pipeline T∘P; (N,C,S,S) in [0,1] -> the same.
+    """The denoiser P, trained on adversarial examples of the whole pipeline T∘P; (N,C,S,S) in [0,1].
 
     target: the classifier T, frozen (see `Denoiser`).
-    layer: T's layer of f* and t*, a name of its `named_modules()`.  "The last convolution layer in the third basic
-        block" (Section 3.1) is read as the third of ResNet-18's eight blocks.
+    layer: T's layer of f* and t*, a name of its `named_modules()`.  "The last convolution layer in the third
+        basic block" (Section 3.1) is read as the third of ResNet-18's eight blocks.
     alpha, beta: weights of the feature similarity (Eq. 9) and of the pixel loss (Eq. 10).
-    eps, step_size, steps: the training attack.  The paper does not say how many steps; ten are those of its targets.
+    eps, step_size, steps: the training attack.  The paper does not say how many steps; ten are those of its
+        targets.
     without: ablation, any of "bce", "fsm", "pix": those losses are left out (Fig. 4(b)).
-    joint: JATP′, a copy of the target is trained along, and kept as `joint_target` (Section 4.2).  The paper does not
-        say how; here by the same loss and the same optimizer.
+    joint: JATP′, a copy of the target is trained along, and kept as `joint_target` (Section 4.2).  The paper
+        does not say how; here by the same loss and the same optimizer.
     width, in_channels, blocks: as in `NRPPurifier`: the denoiser is NRP's, of three basic blocks.
     learning_rate: of SGD with a momentum of 0.9.
     augment: random crops and mirror images.
     Raises ValueError for an unknown term, or `joint` without a target.
 
-    Eq. 6, "a L2 loss", is the mean square over the pixels, as Eq. 8 is over the features.  Its printed form, a norm
-    without a square, makes training diverge within a few steps at the published learning rate.
+    Eq. 6, "a L2 loss", is the mean square over the pixels, as Eq. 8 is over the features.  Its printed form,
+    a norm without a square, makes training diverge within a few steps at the published learning rate.
     """
 
     learns_from = ("natural", "label")
@@ -76,7 +77,7 @@ class JATP(Denoiser):
         return [MultiStepLR(optimizers["sgd"], [epochs * 15 // 30, epochs * 25 // 30])]
 
     def full_adversarial(self, x: Tensor, y: Tensor) -> Tensor:
-        """Eq. 5: x̃* = argmax d(f*(x̃), f*(x)) in the ball around x, d the squared ℓ2 distance; no labels are used."""
+        """Eq. 5: x̃* = argmax d(f*(x̃), f*(x)) in the ball around x, d the squared ℓ2 distance."""
         layer = f"target.{self.layer}"
         with attackable(self.full_model()) as model:
             return feature_pgd(model, x, y, targeted=False, layer=layer, seed=fresh_seed(), **self.attack)
@@ -124,7 +125,7 @@ def feature_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def adversarial_risk(full_model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor) -> dict[str, float]:
-    """The risk of Eq. 4 on these images, part by part: (1) and (2) are shares in [0,1], the risk is their sum.
+    """The risk of Eq. 4 on these images, part by part: (1) and (2), shares in [0,1], whose sum it is.
 
     full_model: F = T∘P.
     x_adv, x: full adversarial examples and their natural images (N,C,S,S).

@@ -1,5 +1,7 @@
 """NRP: the neural representation purifier (Naseer et al., CVPR 2020), as JATP takes it for a baseline."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,7 +39,7 @@ class DenseBlock(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """ESRGAN's residual-in-residual dense block (Wang et al. 2018, Fig. 4): three dense blocks and a shortcut."""
+    """ESRGAN's residual-in-residual dense block (Wang et al. 2018, Fig. 4): three of them and a shortcut."""
 
     def __init__(self, c: int, growth: int) -> None:
         super().__init__()
@@ -71,8 +73,9 @@ class NRPPurifier(nn.Module):
 class NRPDiscriminator(nn.Module):
     """Critic C: image (N,in_channels,S,S) in [0,1], S >= 8 -> (N,) score, the higher the more natural.
 
-    NRP's critic is not released.  This is the one of the ESRGAN code that NRP was trained with: stages of a 3×3 and
-    a stride-2 4×4 convolution down to 4×4, five of them at 128×128; 32×32 images are left with 4×4 by three.
+    NRP's critic is not released.  This is the one of the ESRGAN code that NRP was trained with: stages of a
+    3×3 and a stride-2 4×4 convolution down to 4×4, five of them at 128×128; 32×32 images are left with 4×4 by
+    three.
     """
 
     def __init__(self, width: float = 1.0, in_channels: int = 3) -> None:
@@ -83,7 +86,7 @@ class NRPDiscriminator(nn.Module):
             nn.LeakyReLU(0.2),
             *_conv(sizes[0], sizes[0], 4, 2),
         ]
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             layers += _conv(a, b, 3, 1) + _conv(b, b, 4, 2)
         # Pooling does nothing at 32×32; it lets the critic take other sizes.
         layers += [
@@ -105,18 +108,19 @@ def _conv(c_in: int, c_out: int, kernel: int, stride: int) -> list[nn.Module]:
 class NRP(Denoiser):
     """A purifier P that learns, without labels, to restore hidden features; (N,C,S,S) in [0,1] -> the same.
 
-    target: the network F whose features are disturbed and restored, frozen (see `Denoiser`).  NRP's is an ImageNet
-        VGG-16, up to conv3-3; here it is the target, so that this purifier, unlike NRP's, is made for one target.
+    target: the network F whose features are disturbed and restored, frozen (see `Denoiser`).  NRP's is an
+        ImageNet VGG-16, up to conv3-3; here it is the target, so that this purifier, unlike NRP's, is made
+        for one target.
     full: as in `Denoiser`; learn from these, not from the self-supervised perturbation.
     layer: F's layer, a name of its `named_modules()`.
-    eps, step_size, steps: the self-supervised perturbation; eps is JATP's.  The released attack makes 100 steps
-        of 0.01; ten are enough to cross a ball of 8/255.
+    eps, step_size, steps: the self-supervised perturbation; eps is JATP's.  The released attack makes 100
+        steps of 0.01; ten are enough to cross a ball of 8/255.
     alpha, gamma, lambda_: weights of the critic's, the pixel and the feature loss.
     width, in_channels, blocks: as in `NRPPurifier`.
     learning_rate: of Adam, for both networks.
 
-    NRP's training is not released; its author names ESRGAN's code for it.  The weights, Adam's settings and the
-    relativistic average critic are ESRGAN's; the learning rate stays constant.
+    NRP's training is not released; its author names ESRGAN's code for it.  The weights, Adam's settings and
+    the relativistic average critic are ESRGAN's; the learning rate stays constant.
     """
 
     def __init__(
@@ -157,7 +161,7 @@ class NRP(Denoiser):
         }
 
     def self_supervised_perturbation(self, x: Tensor) -> Tensor:
-        """SSP: x̃ = argmax ‖F(x̃) − F(x)‖² in the ball around x, from a random start; (N,C,S,S) -> the same."""
+        """SSP: x̃ = argmax ‖F(x̃) − F(x)‖² in the ball around x, from a random start; (N,C,S,S)."""
         with attackable(self.target) as target:
             return feature_pgd(
                 target, x, None, targeted=False, layer=self.layer, seed=fresh_seed(), **self.attack
@@ -195,7 +199,9 @@ class NRP(Denoiser):
 
 
 def relativistic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's loss in a relativistic average GAN; scores (N,), (M,) -> scalar.  The generator's: swap the two.
+    """The critic's loss in a relativistic average GAN; scores (N,), (M,) -> scalar.
+
+    The generator's: swap the two.
 
     −E log σ(C(real) − E C(fake)) − E log(1 − σ(C(fake) − E C(real))): is an image more natural than the
     others are on average? (Jolicoeur-Martineau, ICLR 2019)

@@ -1,26 +1,30 @@
 """What a hidden layer of a network says of an image."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from torch import Tensor, nn
 
 
 @contextmanager
-def features_at(model, layer):
-    """Yield `see(images) -> (logits, features)`: one pass of `model`, and what its submodule `layer` gave in it.
+def features_at(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    """Yield `see(images) -> (logits, features)`: one pass of `model`, and what its `layer` gave in it.
 
-    layer: a name of `model.named_modules()`, such as "blocks.2.conv2"; ValueError with the names if there is none.
+    layer: a submodule's name in `model.named_modules()`, such as "blocks.2.conv2"; ValueError with the names
+        if there is none.
     features: (N,...), the layer's output, through which gradients flow.
     """
     outputs = []
+
+    def keep(module, inputs, output):
+        outputs.append(output.clone())  # a copy: a ReLU that works in place may follow
 
     def see(images):
         outputs.clear()
         logits = model(images)
         return logits, outputs[-1]
 
-    # A copy: a ReLU that works in place may follow.
-    hook = _layer(model, layer).register_forward_hook(
-        lambda module, inputs, output: outputs.append(output.clone())
-    )
+    hook = _layer(model, layer).register_forward_hook(keep)
     try:
         yield see
     finally:
@@ -28,8 +32,8 @@ def features_at(model, layer):
 
 
 @contextmanager
-def features_only(model, layer):
-    """Yield `see(images) -> features`, as `features_at`, by passes that end at the layer: the rest is not computed."""
+def features_only(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield `see(images) -> features`, as `features_at`, by passes that end at the layer."""
 
     def stop(module, inputs, output):
         raise _Reached(output)
@@ -51,7 +55,7 @@ class _Reached(Exception):
     """Carries the output of the layer that has been reached."""
 
 
-def _layer(model, name):
+def _layer(model: nn.Module, name: str) -> nn.Module:
     modules = dict(model.named_modules())
     if name not in modules or not name:
         names = ", ".join(name for name in modules if name)

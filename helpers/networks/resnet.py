@@ -1,7 +1,9 @@
 """ResNets for 32×32 images (He et al. 2016): the CIFAR ResNet-110, and ResNet-18 with a 3×3 stem."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.networks.scaling import scaled
@@ -11,9 +13,9 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 class Standardised(nn.Module):
-    """Images (N,C,H,W) in [0,1] -> of three channels by CIFAR-10's statistics, of any other number to [-1,1]."""
+    """Images (N,C,H,W) in [0,1] -> the same by CIFAR-10's statistics if of three channels, else in [-1,1]."""
 
-    def __init__(self, in_channels):
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
         mean, std = (
             (CIFAR_MEAN, CIFAR_STD) if in_channels == 3 else ((0.5,) * in_channels, (0.5,) * in_channels)
@@ -21,7 +23,7 @@ class Standardised(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
 
@@ -32,7 +34,7 @@ class BasicBlock(nn.Module):
     channels), instead of a 1×1 convolution.
     """
 
-    def __init__(self, c_in, c_out, stride, pad_shortcut):
+    def __init__(self, c_in: int, c_out: int, stride: int, pad_shortcut: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(c_out)
@@ -45,7 +47,7 @@ class BasicBlock(nn.Module):
                 nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
             )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.shortcut is not None:
             x = self.shortcut(x)
@@ -58,10 +60,18 @@ class ResNet(Standardised):
     """Classifier: (N,in_channels,H,W) in [0,1] -> (N,num_classes) logits.
 
     channels, blocks: channels and number of basic blocks of each stage; every stage after
-    the first halves the resolution.  It is a Standardised one, rather than to hold one, for the names of its weights.
+    the first halves the resolution.  It is a Standardised one, rather than to hold one, for the names of its
+    weights.
     """
 
-    def __init__(self, channels, blocks, num_classes, in_channels, pad_shortcut):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        blocks: Sequence[int],
+        num_classes: int,
+        in_channels: int,
+        pad_shortcut: bool,
+    ) -> None:
         super().__init__(in_channels)
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, channels[0], 3, 1, 1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
@@ -74,22 +84,22 @@ class ResNet(Standardised):
         self.blocks = nn.Sequential(*stages)
         self.linear = nn.Linear(c_in, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.stem(super().forward(x)))
         return self.linear(x.mean((2, 3)))
 
-    def first_features(self, x):
+    def first_features(self, x: Tensor) -> Tensor:
         """Output of the first ReLU, (N,channels[0],H,W): the latent feature ℱ of ARN Fig. 1."""
         return self.stem(super().forward(x))
 
 
-def resnet18(num_classes=10, width=1.0, in_channels=3):
+def resnet18(num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> ResNet:
     """ResNet-18 with a 3×3 stem and no initial pooling (11.2 M parameters at width 1)."""
     return ResNet(
         scaled(width, 64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels, pad_shortcut=False
     )
 
 
-def resnet110(num_classes=10, width=1.0, in_channels=3):
+def resnet110(num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> ResNet:
     """The CIFAR ResNet of 6·18+2 layers with parameter-free shortcuts (1.7 M at width 1)."""
     return ResNet(scaled(width, 16, 32, 64), (18, 18, 18), num_classes, in_channels, pad_shortcut=True)

@@ -30,9 +30,9 @@ ZOO = {
 def load_target(name: str) -> nn.Module:
     """A ready-made classifier, in eval mode and frozen, on the device.
 
-    name: "lenet5_clean" and "lenet5_adv", for MNIST, come with the advertorch package, trained on clean images
-        and by PGD adversarial training; those of `ZOO`, for Fashion-MNIST and CIFAR-10, are from `data/zoo`.
-        No code in a file can run.
+    name: "lenet5_clean" and "lenet5_adv", for MNIST, come with the advertorch package, trained on clean
+        images and by PGD adversarial training; those of `ZOO`, for Fashion-MNIST and CIFAR-10, are from
+        `data/zoo`. No code in a file can run.
     ValueError for another name, with the choices.
     """
     if name in ZOO:
