@@ -6,6 +6,14 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-notebook = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
-pictures = [o.data["image/png"] for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-(ROOT / "docs" / "five_stages.png").write_bytes(base64.b64decode(pictures[0]))
+
+
+def main() -> None:
+    notebook = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    first = next(output.data["image/png"] for output in outputs if "image/png" in output.get("data", {}))
+    (ROOT / "docs" / "five_stages.png").write_bytes(base64.b64decode(first))
+
+
+if __name__ == "__main__":
+    main()

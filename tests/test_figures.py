@@ -6,12 +6,14 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-import pandas as pd  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
 
+from helpers.measure.rates import Rate, Score
 from helpers.show import figures, widgets
+from helpers.show.labels import label
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,17 @@ def test_wrong_predictions_are_red_and_right_ones_green():
     images = torch.rand(2, 1, 28, 28)
     figure = figures.image_grid({"natural": images}, {"natural": torch.tensor([3, 4])}, torch.tensor([3, 5]))
     captions = [(axis.get_xlabel(), axis.xaxis.label.get_color()) for axis in figure.axes]
-    assert captions == [("3", figures.RIGHT), ("4", figures.WRONG)]
+    assert captions == [("3 ✓", figures.RIGHT), ("4 ✗", figures.WRONG)]
+
+
+def test_image_grid_asks_a_classifier_and_writes_class_names():
+    class Second(torch.nn.Module):
+        def forward(self, x):
+            return torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
+
+    images, labels = torch.rand(2, 1, 8, 8), torch.tensor([1, 0])
+    figure = figures.image_grid({"natural": images}, labels=labels, target=Second(), classes=["cat", "dog"])
+    assert [axis.get_xlabel() for axis in figure.axes] == ["dog ✓", "dog ✗"]
 
 
 def test_image_grid_shows_colour_images_as_they_are():
@@ -45,9 +57,72 @@ def test_map_grid_centres_signed_maps_at_zero():
 
 
 def test_bars_have_the_given_heights():
-    figure = figures.bars({("pgd", "arn_pp"): 10.0, ("pgd", "hgd_pp"): 30.0, ("aa", "arn_pp"): 20.0}, "errors")
+    figure = figures.bars(
+        {("pgd", "arn_pp"): 10.0, ("pgd", "hgd_pp"): 30.0, ("aa", "arn_pp"): 20.0}, "errors"
+    )
     heights = sorted(bar.get_height() for bar in figure.axes[0].patches if bar.get_height() > 0)
     assert heights == [10.0, 20.0, 30.0]
+    assert len(figure.axes[0].patches) == 3  # HGD against AA was not measured
+
+
+def test_bars_write_their_zeros_and_draw_the_intervals_of_rates():
+    axis = figures.bars({("pgd", "none"): 0, ("pgd", "arn_pp"): Rate(5, 50)}, "errors").axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0"]
+    assert [tuple(line.get_ydata()) for line in axis.lines] == [Rate(5, 50).interval]
+
+
+def test_curves_have_a_band_where_intervals_are_known():
+    rates = [Rate(5, 50), Rate(9, 50)]
+    axis = figures.curves({"arn_pp": ([1, 2], rates), "hgd_pp": ([1, 2], [3.0, 4.0])}, "x", "y").axes[0]
+    assert axis.lines[0].get_ydata().tolist() == [10.0, 18.0] and len(axis.collections) == 1
+    corners = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert corners.min() == rates[0].interval[0] and corners.max() == rates[1].interval[1]
+
+
+def test_a_defense_has_one_colour_everywhere_and_its_variants_are_shades():
+    pair, alone = (
+        figures.colours(["hgd_pp", "arn_pp", "arn_dp", "title"]),
+        figures.colours(["arn_dp", "none"]),
+    )
+    assert (
+        pair["arn_pp"] == alone["arn_dp"] == figures.COLOURS["arn"]
+        and alone["none"] == figures.COLOURS["none"]
+    )
+    assert len(set(pair.values())) == 4
+    drawn = figures.bars({("pgd", "arn_pp"): 1.0, ("pgd", "hgd_pp"): 2.0}, "errors").axes[0].patches[0]
+    assert matplotlib.colors.to_hex(drawn.get_facecolor()) == figures.COLOURS["arn"]
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+
+
+def test_the_published_table_stands_above_ours_and_may_lack_columns():
+    published, ours = (
+        pd.DataFrame({"pgd": {"none": 100.0}}),
+        pd.DataFrame({"pgd": {"none": Rate(9, 10)}, "mine": 50.0}),
+    )
+    axis = figures.beside(published, ours, "errors").axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["none, published", "none, ours"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["PGD", "mine"]
+    assert sorted(text.get_text() for text in axis.texts) == ["100.0", "50.0", "90.0", "–"]
+
+
+def test_gains_are_told_by_marker_and_colour_and_say_on_how_many_images():
+    scores = {
+        ("trades", "hgd_p"): Score(9.0, (2.0, 16.0), 100, "points"),
+        ("trades", "arn_pp"): Score(-9.0, (-16.0, -2.0), 100, "points"),
+        ("mart", "hgd_p"): Score(3.0, (2.0, 4.0), 50, "points"),
+    }
+    figure = figures.gains(scores, yardstick={"mart": 3.5})
+    first, second = figure.axes
+    assert first.get_title() == "TRADES\n100 images" and second.get_title() == "MART\n50 images"
+    markers = [(line.get_marker(), line.get_color()) for line in (*first.lines, *second.lines)]
+    assert [one for one in markers if one[0] != "None"] == [
+        (">", figures.RIGHT),
+        ("<", figures.WRONG),
+        ("o", "gray"),
+    ]
 
 
 def test_heatmap_writes_its_numbers():
@@ -57,7 +132,11 @@ def test_heatmap_writes_its_numbers():
 
 def test_heatmap_is_dark_where_the_defense_is_bad():
     def brightness(accuracies):
-        mesh = figures.heatmap(pd.DataFrame({"a": [10.0], "b": [90.0]}), "", accuracies=accuracies).axes[0].collections[0]
+        mesh = (
+            figures.heatmap(pd.DataFrame({"a": [10.0], "b": [90.0]}), "", accuracies=accuracies)
+            .axes[0]
+            .collections[0]
+        )
         return [mesh.to_rgba(value)[:3] for value in (10, 90)]
 
     low, high = brightness(accuracies=False)
@@ -70,25 +149,92 @@ def test_radar_closes_its_lines_and_starts_at_the_hub():
     wheel = figures.radar({"add_pp": {"pgd": 90.0, "cw": 95.0, "ddn": 99.0}}, "accuracy", low=80).axes[0]
     assert wheel.lines[0].get_ydata().tolist() == [90.0, 95.0, 99.0, 90.0]
     assert wheel.get_ylim() == (80, 100)
-    assert [text.get_text() for text in wheel.get_xticklabels()] == ["PGD$_u$", "CW$_u$", "DDN$_u$"]
+    assert [text.get_text() for text in wheel.get_xticklabels()] == ["PGD", "CW", "DDN"]
     with pytest.raises(ValueError, match="smallest value is 70.0"):
         figures.radar({"add_pp": {"pgd": 70.0}}, "accuracy", low=80)
 
 
 def test_panels_give_a_class_the_same_colour_everywhere():
     points = torch.rand(3, 2).numpy()
-    figure = figures.panels({"before": (points, ["natural", "pgd", "cw"]), "after": (points[:2], ["cw", "natural"])})
+    figure = figures.panels(
+        {"before": (points, ["natural", "pgd", "cw"]), "after": (points[:2], ["cw", "natural"])}
+    )
     before, after = (
-        {cloud.get_label(): (cloud.get_facecolor().tolist(), cloud.get_offsets().tolist()) for cloud in axis.collections}
+        {
+            cloud.get_label(): (cloud.get_facecolor().tolist(), cloud.get_offsets().tolist())
+            for cloud in axis.collections
+        }
         for axis in figure.axes
     )
-    assert list(before) == ["natural", "PGD$_u$", "CW$_u$"]
-    assert before["CW$_u$"] == (after["CW$_u$"][0], points[2:].tolist())
-    assert after["CW$_u$"][1] == points[:1].tolist()
+    assert list(before) == ["natural", "PGD", "CW"]
+    assert before["CW"] == (after["CW"][0], points[2:].tolist())
+    assert after["CW"][1] == points[:1].tolist()
+
+
+def test_marked_points_are_larger():
+    points, marked = torch.rand(3, 2), [False, True, False]
+    axis = figures.panels({"a": (points, [0, 0, 1])}, large={"a": marked}).axes[0]
+    assert [cloud.get_sizes().tolist() for cloud in axis.collections] == [[9, 34], [9]]
+
+
+def test_the_hub_is_below_all_values():
+    values = {"add_pp": {"pgd": Rate(9, 10), "cw": 63.0, "ddn": 99.0}}
+    assert figures.radar(values, "accuracy").axes[0].get_ylim() == (60, 100)
+
+
+def test_a_figure_becomes_a_small_picture_with_a_palette():
+    from io import BytesIO
+
+    from PIL import Image
+
+    figure = figures.heatmap(pd.DataFrame({f"a{i}": [10.0 * i, 5.0] for i in range(9)}), "errors")
+    plain = BytesIO()
+    figure.savefig(plain, format="png")
+    picture = figures.png(figure)
+    assert Image.open(BytesIO(picture)).mode == "P" and len(picture) < 0.6 * len(plain.getvalue())
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("pgd_targeted", "PGD-T"),
+        ("aa_big", "AA ε′"),
+        ("arn_pp", "ARN-PP"),
+        ("ape_gan_d_dd", "APE-GAN-D-DD"),
+        ("hgd_full", "HGD full"),
+        ("add_ap_re", "ADD-AP-re"),
+        ("jatp_prime", "JATP′"),
+        ("doa_2", "DOA 2"),
+        ("a title_of mine", "a title_of mine"),
+        (7, 7),
+    ],
+)
+def test_labels(name, shown):
+    assert label(name) == shown
+
+
+def test_no_name_of_the_ledger_is_shown_as_a_key():
+    from helpers import ledger
+
+    kinds = ("dataset", "target", "defense", "attack", "threat")
+    keys = {name for kind in kinds for name in ledger.VOCABULARY[kind] if name}
+    plain = {"natural", "none", "restored", "oblivious"}
+    assert {name for name in keys if "_" in str(label(name)) or label(name) == name} <= plain
+
+
+def test_no_attack_and_no_defense_of_a_profile_is_shown_as_a_key():
+    from helpers.lab import profiles
+
+    for paper in ("add", "arn", "jatp", "dir"):
+        for spec in profiles.load(paper, "paper").values():
+            names = {*spec.attacks, *spec.methods, *spec.targets}
+            assert {name for name in names if "_" in str(label(name))} == set(), paper
 
 
 def test_histories_draw_one_panel_a_loss():
-    figure = figures.histories([{"mse": 2.0, "adv": 1.0}, {"mse": 1.0, "adv": 3.0}], {"mse": "MSE", "adv": "adv"})
+    figure = figures.histories(
+        [{"mse": 2.0, "adv": 1.0}, {"mse": 1.0, "adv": 3.0}], {"mse": "MSE", "adv": "adv"}
+    )
     assert [axis.lines[0].get_ydata().tolist() for axis in figure.axes] == [[2.0, 1.0], [1.0, 3.0]]
 
 
@@ -118,7 +264,9 @@ def test_the_explorer_shows_the_page_of_the_choice_at_once():
 
     def page(image, attack, targeted):
         drawn.append((image, attack, targeted))
-        return figures.strip([torch.rand(1, 28, 28), torch.rand(3, 28, 28), torch.randn(1, 28, 28)], ["a", "b", "c"])
+        return figures.strip(
+            [torch.rand(1, 28, 28), torch.rand(3, 28, 28), torch.randn(1, 28, 28)], ["a", "b", "c"]
+        )
 
     box = widgets.explorer(page, image=[0, 1], attack=["pgd", "fgsm"], targeted=[False, True])
     controls, picture = box.children

@@ -1,58 +1,56 @@
 """The ledger: every number the papers print, one row per number, one CSV file per paper.
 
-    id         unique, starts with the paper: arn/t1/lenet/arn_pp/pgd
+    id         unique, starts with the paper, ends with defense and attack: arn/t1/lenet/arn_pp/pgd
     paper      name of the CSV file without its ending: arn
     place      where the number is printed: table 1, section 4.2
     dataset, target, defense, seen, attack, threat, metric
-               names from VOCABULARY; an empty name means "does not apply" or, for `seen`, "not stated"
+               names from vocabulary.yaml; an empty name means "does not apply" or, for `seen`, "not stated"
     eps        l-infinity budget as printed, pixels in [0, 1]: 0.3, 8/255; empty for any other attack
     value      the number as printed, in percent; an l1_distance in whatever unit the paper means,
                epoch_seconds in seconds, a time_ratio as a factor
     pm         the printed plus-minus, in percent; empty where the paper prints none
     note       doubts about the reading and settings without a column: substitute=hgd; iterations=40
 
-Numbers that are no RATES have no verdict: helpers.measure.rates.Comparison does not take them.
+Numbers that are no RATES have no verdict: helpers.measure.comparison.Comparison does not take them.
 """
+
+from __future__ import annotations  # pandas is imported where a table is asked for
+
 import csv
 import difflib
 import math
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDER = Path(__file__).parent
 
-COLUMNS = ["id", "paper", "place", "dataset", "target", "defense", "seen", "attack", "threat",
-           "eps", "metric", "value", "pm", "note"]
+COLUMNS = (
+    ["id", "paper", "place"]
+    + ["dataset", "target", "defense", "seen", "attack", "threat"]
+    + ["eps", "metric", "value", "pm", "note"]
+)
 
-# These lie between 0 and 100.  A reduction, which compares two rates, a distance and a time may be any number.
-RATES = {"error_rate", "success_rate", "fooling_rate", "accuracy", "targeted_accuracy",
-         "roc_auc", "precision", "recall"}
-
-# One name for one attack, whatever its paper calls it.  _targeted: towards a given class, the others are untargeted;
-# _big: with the raised budget; ap1 to ap4: RP2's patches.
 VOCABULARY = {
-    "dataset": {"mnist", "fashion_mnist", "cifar10", "svhn", "lisa"},
-    "target": {"lenet5", "fashion_cnn", "resnet110", "wrn28_20", "vgg19", "svhn_cnn", "lisa_cnn", "unstated",
-               "standard", "trades", "mma", "mart", "natural_target"},  # JATP's and DIR's ResNet-18, by its training
-    "defense": {"none", "at_pgd", "doa_7x7", "doa_9x5", "ape_gan", "hgd", "arn", "add", "add_s",
-                "crown", "ibp", "fast", "unlabeled", "hydra",  # these five: other papers' networks
-                "nrp", "jatp", "jatp_prime", "unstated",  # jatp_prime: its target was trained along with it
-                "dir", "me_net", "me_net_a", "ebm"},  # me_net_a: the adversarially trained one
-    "seen": {"pp", "dp", "ps", "ap",  # PGD untargeted with PGD targeted, DDN, ST untargeted; ap1 with ap2
-             "dd", "cc", "sp",  # DDN and CW, each untargeted with targeted; ST untargeted with PGD targeted
-             "pgd", "ssp", "feature", ""},  # in JATP: PGD; NRP's self-supervised perturbation; Eq. 5
-    "attack": {"natural", "pgd", "pgd_targeted", "pgd_big", "aa", "aa_big", "cw", "cw_targeted", "ddn", "ddn_targeted",
-               "jsma_targeted", "sta", "sta_targeted", "fwa", "fwa_big", "ap1", "ap2", "ap3", "ap4", "ba", "lsa",
-               "dlr", "ti_bim", "mi", "vni", "mask_adaptive", "restored",  # the last two: DIR's Eq. 8 and 9
-               "unstated", ""},  # empty: a time
-    # ADD does not say what its attacks hit: "oblivious" follows from Appendix A, "knowledge of the target model".
-    "threat": {"oblivious", "gray_box", "white_box", "bpda", "bpda_eot", "unstated", ""},  # empty: natural examples
-    "metric": RATES | {"reduction", "l1_distance", "epoch_seconds", "time_ratio"},
+    column: set(names)
+    for column, names in yaml.safe_load((FOLDER / "vocabulary.yaml").read_text(encoding="utf-8")).items()
 }
 
+# These need not lie between 0 and 100: a reduction compares two rates, the others have units of their own.
+NO_RATES = {"reduction", "l1_distance", "epoch_seconds", "time_ratio"}
+RATES = VOCABULARY["metric"] - NO_RATES
 
-def load(paper=None):
-    """The rows of one paper ("arn"), or of all, as a pandas.DataFrame with COLUMNS; value and pm are floats."""
+
+def load(paper: str | None = None) -> pd.DataFrame:
+    """The rows of one paper ("arn"), or of all, with COLUMNS; value and pm are floats.
+
+    ValueError for a paper without a ledger, with those that there are.
+    """
     import pandas as pd
 
     papers = sorted(path.stem for path in FOLDER.glob("*.csv"))
@@ -62,8 +60,31 @@ def load(paper=None):
     return pd.DataFrame([row for name in chosen for row in read(FOLDER / f"{name}.csv")], columns=COLUMNS)
 
 
-def published(id):
-    """The number that the paper prints in the row `id`: in percent, but for a distance or a time."""
+def table(start: str) -> pd.DataFrame:
+    """A printed table: defenses down, attacks across, in the paper's order; floats, NaN where it has none.
+
+    start: what the ids of its numbers begin with, "arn/t1/lenet" of arn/t1/lenet/arn_pp/pgd.  Where more
+        than defense and attack follow, as in "jatp/t2", the columns have a level for each: (target, attack).
+    LookupError if no id begins with it.
+    """
+    import pandas as pd
+
+    cells = {}
+    for row in read(FOLDER / f"{start.split('/')[0]}.csv"):
+        if row["id"].startswith(f"{start}/"):
+            *groups, defense, attack = row["id"].removeprefix(f"{start}/").split("/")
+            cells.setdefault((*groups, attack) if groups else attack, {})[defense] = row["value"]
+    if not cells:
+        raise LookupError(f"no id of the ledger begins with {start}/")
+    rows = dict.fromkeys(defense for column in cells.values() for defense in column)
+    return pd.DataFrame(cells, index=list(rows))
+
+
+def published(id: str) -> float:
+    """The number that the paper prints in the row `id`: in percent, but for a distance or a time.
+
+    LookupError for an id that is not there, with the closest ones.
+    """
     values = {row["id"]: row["value"] for path in FOLDER.glob("*.csv") for row in read(path)}
     if id not in values:
         closest = difflib.get_close_matches(id, values, n=3, cutoff=0)
@@ -71,8 +92,8 @@ def published(id):
     return values[id]
 
 
-def read(path):
-    """The rows of one CSV file (a pathlib.Path) as dicts with COLUMNS; the first broken rule is a ValueError."""
+def read(path: Path) -> list[dict]:
+    """The rows of one CSV file as dicts with COLUMNS; the first broken rule is a ValueError."""
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     if lines[:1] != [COLUMNS]:
@@ -81,33 +102,41 @@ def read(path):
     for cells in lines[1:]:
         if len(cells) != len(COLUMNS):
             raise ValueError(f"{path}, row {cells[:1]}: {len(cells)} cells, not {len(COLUMNS)}; quote commas")
-        row = dict(zip(COLUMNS, cells))
+        row = dict(zip(COLUMNS, cells, strict=True))
         _check(row, ids, path)
         ids.add(row["id"])
         rows.append(row | {"value": _number(row["value"]), "pm": _number(row["pm"])})
     return rows
 
 
-def _check(row, earlier_ids, path):
+def _check(row: dict, earlier_ids: set, path: Path) -> None:
     """Raise a ValueError that names file, row, column, value and remedy if `row` breaks a rule."""
-    def need(holds, column, remedy):
+
+    def need(holds: bool, column: str, remedy: str) -> None:
         if not holds:
-            raise ValueError(f"{path}, row {row['id']!r}, column {column}: {row[column]!r} is not valid; {remedy}")
+            raise ValueError(
+                f"{path}, row {row['id']!r}, column {column}: {row[column]!r} is not valid; {remedy}"
+            )
 
     need(row["paper"] == path.stem, "paper", f"write the file's name, {path.stem}")
     need(row["id"].startswith(f"{path.stem}/"), "id", f"start it with {path.stem}/")
     need(row["id"] not in earlier_ids, "id", "an earlier row has it: add a suffix")
     for column, names in VOCABULARY.items():
-        need(row[column] in names, column, f"use one of {sorted(names)} or add the name to helpers.ledger.VOCABULARY")
-    need(row["eps"] == "" or _number(row["eps"]) > 0, "eps", "write a positive number or fraction, or leave it empty")
+        own = column == "defense" and row[column] == path.stem
+        if row[column] not in names and not own:
+            need(False, column, f"use one of {sorted(names)} or add it to helpers/ledger/vocabulary.yaml")
+    need(
+        row["eps"] == "" or _number(row["eps"]) > 0, "eps", "write a positive number or fraction, or nothing"
+    )
     need(row["pm"] == "" or _number(row["pm"]) >= 0, "pm", "write a number of at least 0, or leave it empty")
     value = _number(row["value"])
     need(not math.isnan(value), "value", "write a number")
-    need(row["metric"] not in RATES or 0 <= value <= 100, "value", "write a number from 0 to 100, in percent")
+    is_share = row["metric"] in RATES
+    need(not is_share or 0 <= value <= 100, "value", "write a number from 0 to 100, in percent")
 
 
-def _number(text):
-    """`text` ("0.3", "8/255") as a float; nan, which fails every comparison, if it is empty or not a number."""
+def _number(text: str) -> float:
+    """`text` ("0.3", "8/255") as a float; nan, which fails every comparison, if it is no number."""
     try:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError):

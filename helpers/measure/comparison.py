@@ -1,5 +1,6 @@
 """Each published number beside ours: the table that closes a notebook, and its JSON file."""
 
+import difflib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -37,17 +38,18 @@ class Comparison:
         reason: why the numbers may differ, in a few words; the profile's own come first.
         LookupError for an id not in the ledger of the lab's paper; ValueError for a number that is no rate.
         """
-        paper = ledger.published(ledger_id)
         if ledger_id not in self.facts.index:
-            raise LookupError(f"{ledger_id} is a number of another paper than {self.lab.paper}")
+            closest = difflib.get_close_matches(ledger_id, self.facts.index, n=3, cutoff=0)
+            raise LookupError(
+                f"no number {ledger_id!r} of the paper {self.lab.paper!r}; closest: {', '.join(closest)}"
+            )
         fact = self.facts.loc[ledger_id]
         if fact.metric not in ledger.RATES:
             raise ValueError(f"{ledger_id} ({fact.metric}) is no rate: show it with helpers.ledger.published")
         if adaptive is not None and (ours is None or fact.metric in DETECTION):
-            raise ValueError(
-                f"{ledger_id} ({fact.metric}, ours {ours}) has no adaptive number: leave {adaptive} out"
-            )
-        self._add(ledger_id, fact, paper, ours, adaptive, reason)
+            what = "a number that is only shown" if ours is None else "a detector's number"
+            raise ValueError(f"{ledger_id}: {what} ({fact.metric}) has no adaptive number; leave it out")
+        self._add(ledger_id, fact, float(fact.value), ours, adaptive, reason)
 
     def add_table(
         self,
@@ -59,8 +61,8 @@ class Comparison:
         """Add the rows of a whole table, those that the paper does not have included.
 
         table: what its ledger ids begin with, such as "arn/t1/lenet"; LookupError if none does.
-        ours, adaptive: {(defense, attack): number}, by the ledger's names.  A cell without a published number,
-            as of an attack of the reader's own, is a row all the same, judged by its adaptive number alone.
+        ours, adaptive: {(defense, attack): number}, by the ledger's names.  A cell without a published
+            number, as of an attack of the reader's own, is a row all the same: its adaptive number is judged.
         reasons: {defense or attack: why the numbers may differ}.
         """
         alike = self.facts[self.facts.index.str.startswith(f"{table}/")]
@@ -73,7 +75,10 @@ class Comparison:
             if ledger_id in self.facts.index:
                 self.add(ledger_id, number, adaptive.get((defense, attack)), reason)
             else:
-                self._add(ledger_id, alike.iloc[0], None, number, adaptive.get((defense, attack)), reason)
+                # In the metric of its like: ADD counts targeted attacks in another way.
+                like = alike[alike.attack.str.endswith("_targeted") == attack.endswith("_targeted")]
+                fact = (alike if like.empty else like).iloc[0]
+                self._add(ledger_id, fact, None, number, adaptive.get((defense, attack)), reason)
 
     def _add(
         self,

@@ -1,5 +1,8 @@
 """Two-dimensional maps of latent codes, and numbers for what they keep apart."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -8,6 +11,9 @@ from sklearn.metrics import silhouette_score
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from helpers.measure.rates import in_parts
 
 METHODS = ("tsne", "umap")
 MAX_POINTS = 2000  # t-SNE of so many takes most of a minute on one core
@@ -15,60 +21,92 @@ FOLDS = 5  # of a judge's cross-validation
 COMPONENTS = 50  # van der Maaten and Hinton (2008) reduce to 30 first: less noise, quicker distances
 
 
-def embed(points, method, seed=0):
-    """t-SNE or UMAP of `points`, a tensor (N,...) flattened to (N,D); -> (N,2) numpy, the same for the same seed.
+def embed(points: Tensor, method: str = "tsne", seed: int = 0) -> np.ndarray:
+    """t-SNE or UMAP of `points`, a tensor (N,...) flattened to (N,D); -> (N,2), the same for the same seed.
 
-    method: "tsne" or "umap", each with its library's settings.  More than 50 dimensions are first
-    reduced to the 50 principal components.  The axes have no unit, and distances between far groups
-    mean little.  ValueError for another method or more than 2000 points.
+    method: "tsne" or "umap", each with its library's settings.  UMAP compiles itself first, once a process:
+        seconds, however few the points are.
+    More than 50 dimensions are first reduced to the 50 principal components.  The axes have no unit, and
+    distances between far groups mean little.  ValueError for another method or more than 2000 points.
     """
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}")
     if len(points) > MAX_POINTS:
-        raise ValueError(f"{len(points)} points take too long and overfill the map; give at most {MAX_POINTS} of them")
-    points = torch.as_tensor(points).detach().flatten(1).cpu().numpy()
-    if points.shape[1] > COMPONENTS:
-        points = PCA(min(COMPONENTS, len(points)), random_state=seed).fit_transform(points)
+        raise ValueError(
+            f"{len(points)} points take too long and overfill the map; give at most {MAX_POINTS}"
+        )
+    flat = _flat(points)
+    if flat.shape[1] > COMPONENTS:
+        flat = PCA(min(COMPONENTS, len(flat)), random_state=seed).fit_transform(flat)
     if method == "tsne":
-        return TSNE(random_state=seed).fit_transform(points)
+        return TSNE(random_state=seed).fit_transform(flat)
     from umap import UMAP  # takes seconds to import
 
     threads = torch.get_num_threads()
     try:
         # A seed makes UMAP single-threaded; saying so spares its warning.
-        return UMAP(random_state=seed, n_jobs=1).fit_transform(points)
+        return UMAP(random_state=seed, n_jobs=1).fit_transform(flat)
     finally:
         # Numba, its compiler, gives the whole process all cores: torch's last digits would depend on a map.
         torch.set_num_threads(threads)
 
 
-def separation(points, labels):
-    """Silhouette score of `labels` (N,) in `points` (N,D): 1 for groups apart, 0 for mixed, below 0 for wrong ones."""
+def inputs_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """What the submodule `layer` of `model` is given for `images` (N,C,H,W): (N,D), on the CPU.
+
+    layer: a name of `model.named_modules()`; of a classifier's last layer these are its features.
+    AttributeError if there is none.
+    """
+    given = []
+
+    def keep(module: nn.Module, inputs: tuple) -> None:
+        given[:] = [inputs[0].flatten(1)]
+
+    def features(part: Tensor) -> Tensor:
+        model(part)
+        return given[0].cpu()
+
+    hook = model.get_submodule(layer).register_forward_pre_hook(keep)
+    try:
+        return in_parts(features, images)
+    finally:
+        hook.remove()
+
+
+def separation(points: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
+    """Silhouette score of `labels` (N,) in `points` (N,D): 1 for groups apart, 0 for mixed, −1 for wrong."""
     return float(silhouette_score(points, labels))
 
 
-def probe(groups):
+def probe(groups: Sequence[Tensor]) -> float:
     """Is it gone? Accuracy, in percent, of a fresh linear judge that says which of `groups` a code is from.
 
-    groups: one tensor (N,...) for each answer; row i of all of them must stem from the same image, as do natural
-        images and the attacks on them.  Guessing finds 100 / len(groups).  The rest is as in `read_off`.
+    groups: one tensor (N,...) for each answer; row i of all of them must stem from the same image, as do
+        natural images and the attacks on them.
+    Guessing finds 100 / len(groups).  The rest is as in `read_off`.
     ValueError for groups of different sizes.
     """
     if len({len(group) for group in groups}) != 1:
-        raise ValueError(f"each row needs its like in every group: got {[len(group) for group in groups]} rows")
+        raise ValueError(
+            f"each row needs its like in every group: got {[len(group) for group in groups]} rows"
+        )
     n = len(groups[0])
     answers, images = torch.arange(len(groups)).repeat_interleave(n), torch.arange(n).repeat(len(groups))
     return read_off(torch.cat(list(groups)), answers, images)
 
 
-def read_off(points, labels, images=None):
-    """Accuracy, in percent, of a fresh linear judge that reads `labels` (N,) off `points` (N,...), cross-validated.
+def read_off(points: Tensor, labels: Tensor, images: Tensor | None = None) -> float:
+    """Accuracy, in percent, of a fresh linear judge that reads `labels` (N,) off `points` (N,...).
 
-    The judge is a logistic regression on standardised points.
-    images: (N,), where several points stem from one image: all of them are on the same side of each split, so that
-        no image is learned by heart.
+    The judge is a logistic regression on standardised points, cross-validated.
+    images: (N,), where several points stem from one image: all of them are on the same side of each split, so
+        that no image is learned by heart.
     """
-    points, labels = torch.as_tensor(points).detach().flatten(1).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
     judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    answers = torch.as_tensor(labels).cpu().numpy()
     splits = {"cv": FOLDS} if images is None else {"cv": GroupKFold(FOLDS), "groups": images.cpu().numpy()}
-    return 100 * cross_val_score(judge, points, labels, **splits).mean()
+    return 100 * float(cross_val_score(judge, _flat(points), answers, **splits).mean())
+
+
+def _flat(points: Tensor) -> np.ndarray:
+    return torch.as_tensor(points).detach().flatten(1).cpu().numpy()

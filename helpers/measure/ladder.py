@@ -5,19 +5,20 @@ order; `alarms` reads from the results whether a stronger attack is still missin
 """
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from jinja2 import Template
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import threats
-from helpers import write_atomically
-from helpers.attacks import ATTACKS, attackable
-from helpers.attacks.advertorch import num_classes
-from helpers.measure.rates import Rate, passes
+from helpers import threats, write_atomically
+from helpers.attacks import ATTACKS, attackable, num_classes
+from helpers.measure.rates import Rate, passes, vote
+from helpers.threats import Defended
 
 MARGIN = 5.0  # points by which an attacker who knows less must not beat one who knows more
 DRAWS = 5  # passes over the images by which a stochastic defense is judged
@@ -39,14 +40,27 @@ class Rung:
     error: Rate
     worst: Rate
     vote: Rate
-    broken: torch.Tensor
+    broken: Tensor
     seconds: float
 
 
-def climb(defended, x, y, *, eps, steps=40, substitute=None, surrogate=None, samples=(5, 20), queries=1000, autoattack=False, seed=0):
-    """One Rung for each attacker, all in the ℓ∞ ball of radius `eps` but the one without a budget; a list.
+def climb(
+    defended: Defended,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int = 40,
+    substitute: nn.Module | None = None,
+    surrogate: nn.Module | None = None,
+    samples: Sequence[int] = (5, 20),
+    queries: int = 1000,
+    autoattack: bool = False,
+    seed: int = 0,
+) -> list[Rung]:
+    """One Rung for each attacker, all in the ℓ∞ ball of radius `eps` but the one without a budget.
 
-    defended: a `helpers.defenses.Defended`.  x (N,C,H,W) in [0,1], y (N,).
+    defended: the pipeline.  x: images (N,C,H,W) in [0,1].  y: labels (N,).
     steps: of PGD and of APGD.  queries: of the Square attack.
     substitute: another denoiser, for the gray-box rung.  surrogate: a classifier (or pipeline) of
         the attacker's own, for the transfer rung.  Both rungs are left out without it.
@@ -58,24 +72,25 @@ def climb(defended, x, y, *, eps, steps=40, substitute=None, surrogate=None, sam
     """
     pgd = apgd = {"eps": eps, "steps": steps, "seed": seed}
     stochastic = is_stochastic(defended, x)
+    classes = num_classes(defended, x)
+    white = threats.white_box(defended)
     rungs = [_judge(defended, y, "none", "natural", lambda: x, seed)]
 
-    classes = num_classes(defended, x)
-
-    def rung(threat, attack, victim, judge=defended, **settings):
+    def rung(threat: str, attack: str, victim: nn.Module, judge: nn.Module = defended, **settings) -> None:
         if attack == "square" or has_gradient(victim, x[:1]):
-            rungs.append(_judge(judge, y, threat, attack, lambda: ATTACKS[attack](victim, x, y, **settings), seed))
+            rungs.append(
+                _judge(judge, y, threat, attack, lambda: ATTACKS[attack](victim, x, y, **settings), seed)
+            )
 
     rung("oblivious", "pgd", threats.oblivious(defended), **pgd)
     if substitute is not None:
         rung("gray box", "pgd", threats.gray_box(substitute, defended.target), **pgd)
-    rung("white box", "pgd", threats.white_box(defended), **pgd)
-    rung("white box", "apgd_ce", threats.white_box(defended), **apgd)
+    rung("white box", "pgd", white, **pgd)
+    rung("white box", "apgd_ce", white, **apgd)
     if classes > 2:
-        rung("white box", "apgd_dlr", threats.white_box(defended), **apgd)
+        rung("white box", "apgd_dlr", white, **apgd)
     if autoattack and classes > 3:
-        version = "rand" if stochastic else "standard"
-        rung("white box", "aa", threats.white_box(defended), eps=eps, version=version, seed=seed)
+        rung("white box", "aa", white, eps=eps, version="rand" if stochastic else "standard", seed=seed)
     if stochastic:
         for count in samples:
             rung(f"EOT {count}", "pgd", threats.eot(defended, count), **pgd)
@@ -86,14 +101,14 @@ def climb(defended, x, y, *, eps, steps=40, substitute=None, surrogate=None, sam
         rung("transfer", "pgd", threats.transfer(surrogate), **pgd)
     rung("BPDA", "pgd", threats.bpda(defended), **pgd)
     rung("black box", "square", defended, eps=eps, queries=queries, seed=seed)
-    rung("no budget", "pgd", threats.white_box(defended), eps=1.0, steps=steps, seed=seed)
+    rung("no budget", "pgd", white, eps=1.0, steps=steps, seed=seed)
     return rungs
 
 
-def strongest(rungs):
-    """Share of the images that any attacker within the budget broke, without foresight: the robust error, a Rate."""
-    broken = torch.stack([rung.broken for rung in rungs if rung.threat not in ("no budget", "fixed mask")]).any(0)
-    return Rate(int(broken.sum()), len(broken))
+def strongest(rungs: Sequence[Rung]) -> Rate:
+    """Share of the images that any attacker within the budget broke, without foresight: the robust error."""
+    within = [rung.broken for rung in rungs if rung.threat not in ("no budget", "fixed mask")]
+    return Rate.of(torch.stack(within).any(0))
 
 
 @dataclass(frozen=True)
@@ -105,116 +120,137 @@ class Check:
     holds: bool
 
 
-def checklist(defended, x, y, rungs):
-    """What a reader may ask of a robustness evaluation, answered from its `rungs`; a list of Check."""
+def checklist(defended: Defended, x: Tensor, y: Tensor, rungs: Sequence[Rung]) -> list[Check]:
+    """What a reader may ask of a robustness evaluation, answered from its `rungs`."""
     best = {}
     for rung in rungs:
         kind = "EOT" if rung.threat.startswith("EOT") else rung.threat
         best[kind] = max(best.get(kind, 0.0), rung.error.value)
     white = max(best.get("white box", 0.0), best["none"])
-    checks = []
-    if has_gradient(defended, x[:1]):
-        share = vanished(defended, x, y)
-        evidence = f"at {share:.0f} % of the images the gradient is exactly zero, or not finite"
-        checks.append(Check("the attack has a gradient to follow", evidence, share < VANISHED))
-    else:
-        evidence = "the pipeline hands back no gradient at all: white-box attacks cannot even start"
-        checks.append(Check("the attack has a gradient to follow", evidence, False))
     informed = max(white, best.get("EOT", 0.0))
+    checks = [_gradient_check(defended, x, y)]
     for kind in ("oblivious", "gray box", "transfer", "BPDA", "black box"):
         if kind in best:
-            wins = best[kind] > informed + MARGIN
             evidence = f"{kind} finds {best[kind]:.0f} % errors, white box {informed:.0f} %"
-            evidence += ": gradients are masked" if wins else ""
-            checks.append(Check(f"{kind} does not beat white box", evidence, not wins))
+            holds = best[kind] <= informed + MARGIN
+            checks.append(_check(f"{kind} does not beat white box", evidence, holds, "gradients are masked"))
     for kind in ("EOT", "fixed mask"):
         if kind in best:
-            wins = best[kind] > white + MARGIN
             evidence = f"{kind} finds {best[kind]:.0f} % errors, one pass per step {white:.0f} %"
-            evidence += ": randomness hid them" if wins else ""
-            checks.append(Check(f"{kind} does not beat one pass per step", evidence, not wins))
+            holds = best[kind] <= white + MARGIN
+            point = f"{kind} does not beat one pass per step"
+            checks.append(_check(point, evidence, holds, "randomness hid them"))
     curve = [rung.error.value for rung in rungs if rung.threat.startswith("EOT")]
     if len(curve) > 1:
-        flat = curve[-1] <= curve[-2] + MARGIN
-        evidence = "EOT's errors with more and more passes: " + ", ".join(f"{value:.0f} %" for value in curve)
-        checks.append(Check("more passes in EOT change nothing", evidence + ("" if flat else ": still rising"), flat))
+        shown = ", ".join(f"{value:.0f} %" for value in curve)
+        evidence = f"EOT's errors with more and more passes: {shown}"
+        holds = curve[-1] <= curve[-2] + MARGIN
+        checks.append(_check("more passes in EOT change nothing", evidence, holds, "still rising"))
     if "no budget" in best:
-        stuck = best["no budget"] < UNBOUNDED
-        evidence = f"with the whole range [0,1] PGD finds {best['no budget']:.0f} % errors" + (": it is stuck" if stuck else "")
-        checks.append(Check("without a budget the attack always wins", evidence, not stuck))
+        evidence = f"with the whole range [0,1] PGD finds {best['no budget']:.0f} % errors"
+        holds = best["no budget"] >= UNBOUNDED
+        checks.append(_check("without a budget the attack always wins", evidence, holds, "it is stuck"))
     return checks
 
 
-def alarms(defended, x, y, rungs):
+def _check(point: str, evidence: str, holds: bool, otherwise: str) -> Check:
+    return Check(point, evidence if holds else f"{evidence}: {otherwise}", holds)
+
+
+def _gradient_check(defended: Defended, x: Tensor, y: Tensor) -> Check:
+    point = "the attack has a gradient to follow"
+    if not has_gradient(defended, x[:1]):
+        evidence = "the pipeline hands back no gradient at all: white-box attacks cannot even start"
+        return Check(point, evidence, False)
+    share = vanished(defended, x, y)
+    evidence = f"at {share:.0f} % of the images the gradient is exactly zero, or not finite"
+    return Check(point, evidence, share < VANISHED)
+
+
+def alarms(defended: Defended, x: Tensor, y: Tensor, rungs: Sequence[Rung]) -> list[str]:
     """Signs that the evaluation, not the defense, is what holds: the evidence of the points that fail."""
     return [check.evidence for check in checklist(defended, x, y, rungs) if not check.holds]
 
 
-def table(rungs):
-    """The rungs as a DataFrame: error with its 95 % interval, worst and vote (of `DRAWS` passes), in percent."""
-    return pd.DataFrame([
-        {
-            "attacker": rung.threat, "attack": rung.attack, "error": str(rung.error),
-            "95 %": "{:.0f}–{:.0f}".format(*rung.error.interval), "worst": str(rung.worst), "vote": str(rung.vote),
-            "seconds": f"{rung.seconds:.1f}",
-        }
-        for rung in rungs
-    ])  # fmt: skip
+def table(rungs: Sequence[Rung]) -> pd.DataFrame:
+    """The rungs, one a row: error with its 95 % interval, worst and vote (of `DRAWS` passes), in percent."""
+    return pd.DataFrame([_row(rung) for rung in rungs])
 
 
-def report(file, title, rungs, checks, facts):
+def _row(rung: Rung) -> dict[str, str]:
+    low, high = rung.error.interval
+    return {
+        "attacker": rung.threat,
+        "attack": rung.attack,
+        "error": f"{rung.error:.1f}",
+        "95 %": f"{low:.0f}–{high:.0f}",
+        "worst": f"{rung.worst:.1f}",
+        "vote": f"{rung.vote:.1f}",
+        "seconds": f"{rung.seconds:.1f}",
+    }
+
+
+def report(
+    file: Path, title: str, rungs: Sequence[Rung], checks: Sequence[Check], facts: Mapping[str, str]
+) -> Path:
     """Write a page (HTML that needs nothing else) with the verdict, the ladder and the checklist; -> `file`.
 
     facts: {name: text} of what was evaluated.
     """
-    template = Template((Path(__file__).parent / "ladder.html.j2").read_text(encoding="utf-8"), autoescape=True)
-    best = strongest(rungs)
-    text = template.render(
-        title=title, facts=facts, best=best, interval="{:.0f}–{:.0f}".format(*best.interval), natural=rungs[0].vote,
-        rows=table(rungs).to_dict("records"), checks=checks, alarms=sum(not check.holds for check in checks),
-    )  # fmt: skip
+    source = Path(__file__).with_name("ladder.html.j2").read_text(encoding="utf-8")
+    text = Template(source, autoescape=True).render(
+        title=title,
+        facts=facts,
+        best=strongest(rungs),
+        natural=rungs[0].vote,
+        rows=table(rungs).to_dict("records"),
+        checks=checks,
+        alarms=sum(not check.holds for check in checks),
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda f: f.write_text(text, encoding="utf-8"))
     return file
 
 
-def is_stochastic(model, x):
+def is_stochastic(model: nn.Module, x: Tensor) -> bool:
     """Whether two passes of `model` over the same images differ."""
     with torch.no_grad(), attackable(model):
         return not torch.equal(model(x), model(x))
 
 
-def _stands_still(model, x):
+def _stands_still(model: nn.Module, x: Tensor) -> bool:
     try:
         return not is_stochastic(model, x)
     except RuntimeError:  # from vmap: the defense does what it cannot follow
         return False
 
 
-def has_gradient(model, x):
+def has_gradient(model: nn.Module, x: Tensor) -> bool:
     """Whether the logits depend on `x` for autograd at all."""
     with attackable(model), torch.enable_grad():
         return model(x.clone().requires_grad_()).requires_grad
 
 
-def vanished(model, x, y):
-    """Percent of the images at which the cross-entropy's gradient for the image is exactly zero, or not finite."""
+def vanished(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Percent of the images at which the cross-entropy's gradient is exactly zero, or not finite."""
     with attackable(model), torch.enable_grad():
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
-    useless = (gradient == 0).flatten(1).all(1) | ~gradient.isfinite().flatten(1).all(1)
+    flat = gradient.flatten(1)
+    useless = (flat == 0).all(1) | ~flat.isfinite().all(1)
     return 100 * useless.float().mean().item()
 
 
-def _judge(defended, y, threat, attack, make, seed):
+def _judge(
+    defended: nn.Module, y: Tensor, threat: str, attack: str, make: Callable[[], Tensor], seed: int
+) -> Rung:
+    """Time `make`, and judge the images it hands back."""
     started = time.perf_counter()
     x_adv = make()
     seconds = time.perf_counter() - started
     # Judged by random numbers the attacker has not seen.
     with attackable(defended):
         answers = passes(defended, x_adv, DRAWS, seed + 1)
-    wrong, outvoted, n = answers != y, answers.mode(0).values != y, len(y)
-    return Rung(
-        threat, attack, Rate(round(wrong.float().mean(0).sum().item()), n), Rate(int(wrong.any(0).sum()), n),
-        Rate(int(outvoted.sum()), n), outvoted, seconds,
-    )  # fmt: skip
+    wrong, outvoted = answers != y, vote(answers) != y
+    error = Rate(round(wrong.float().mean(0).sum().item()), len(y))
+    return Rung(threat, attack, error, Rate.of(wrong.any(0)), Rate.of(outvoted), outvoted, seconds)

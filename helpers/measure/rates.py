@@ -1,4 +1,4 @@
-"""Rates with confidence intervals: errors, accuracies, those of stochastic defenses, the gain over the bare target.
+"""Rates with confidence intervals: errors, accuracies, stochastic defenses, the gain over the bare target.
 
 `print(error_rate(model, x_adv, y))` says `12.4 % [9.8, 15.6], n = 500`; `f"{rate:.1f}"` is the number alone.
 """
@@ -113,7 +113,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> Rate:
 
 
 def error_rate(model: nn.Module, x: Tensor, y: Tensor) -> Rate:
-    """Share of the images `x` (N,C,H,W) that `model` does not give their label; ARN's metric.  `y` as in `right`."""
+    """Share of the images `x` that `model` does not give their label; ARN's metric.  As `accuracy`."""
     return complement(accuracy(model, x, y))
 
 
@@ -128,7 +128,9 @@ def targeted_accuracy(model: nn.Module, x: Tensor, y: Tensor, targets: Tensor) -
     correct = right(model, x, y)
     free = correct & (y[: len(x)] == targets[: len(x)])
     if free.all():
-        raise ValueError("every image belongs to its target class and is classified so: nothing is left to count")
+        raise ValueError(
+            "every image belongs to its target class and is classified so: nothing is left to count"
+        )
     return Rate.of(correct[~free])
 
 
@@ -169,7 +171,7 @@ def fooling_rate(model: nn.Module, natural: Tensor, adversarial: Tensor) -> Rate
 def withstood(model: nn.Module, sets: Mapping[str, Tensor], y: Tensor, draws: int = 1) -> dict[str, Tensor]:
     """Which images `model` gives their label under each attacker: {attacker: bool (n,)}.
 
-    sets: {attacker: images (n,C,H,W)}, row by row the same images; the first ones that all sets have are judged.
+    sets: {attacker: images (n,C,H,W)}, row by row the same images; those that all sets have are judged.
     draws: passes that vote on an image, for a stochastic model.
     """
     n = min(len(images) for images in sets.values())
@@ -187,7 +189,7 @@ def survivors(answers: Mapping[str, Tensor]) -> Tensor:
 
 
 def broken_by_any(answers: Mapping[str, Tensor]) -> Rate:
-    """The robust error against several attackers: share of the images that at least one breaks; see `survivors`."""
+    """The robust error: share of the images that at least one of the attackers breaks; see `survivors`."""
     return Rate.of(~survivors(answers))
 
 
@@ -239,7 +241,7 @@ def worst_accuracy(answers: Tensor, y: Tensor) -> Rate:
 
 
 def vote_accuracy(answers: Tensor, y: Tensor) -> Rate:
-    """Share of the images that most of the passes (draws, N) get right; of tied labels the smallest counts."""
+    """Share of the images that most of the passes (draws, N) get right; see `vote`."""
     return Rate.of(vote(answers) == y[: answers.shape[1]])
 
 
@@ -271,7 +273,8 @@ def _check_answers(*both: Tensor) -> None:
     # Integers would be labels.
     fit = all(
         answers.dtype == torch.bool
-        or answers.is_floating_point() and bool(((answers >= 0) & (answers <= 1)).all())
+        or answers.is_floating_point()
+        and bool(((answers >= 0) & (answers <= 1)).all())
         for answers in both
     )
     if not (same and fit):

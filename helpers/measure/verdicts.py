@@ -67,7 +67,7 @@ def detector_verdict(paper: float, ours: Rate | Score, comparable: bool = True) 
 
 
 def _difference(paper: float, ours: Rate | Score, more: str, less: str) -> str:
-    """`more` or `less` if `ours` differs from `paper` by more than MARGIN points beyond its interval; else "as"."""
+    """`more` or `less` if `ours` differs by more than MARGIN points beyond its interval; else "as"."""
     low, high = ours.interval
     if low > paper + MARGIN:
         return more

@@ -1,70 +1,132 @@
-"""Figures of the notebooks.  Each function draws one and returns the matplotlib figure."""
+"""Figures of the notebooks.  Each function draws one and returns the matplotlib figure.
+
+Where a function takes numbers in percent it takes the Rates and Scores of `helpers.measure.rates`, too;
+`bars` and `curves` then draw their 95 % intervals.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+
+from helpers.measure.rates import Rate, Score, predict
+from helpers.measure.verdicts import gain_verdict
+from helpers.show.labels import label as label  # a notebook says figures.label
+
+Number = float | Rate | Score
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
-# One name per attack and defense, in all figures and tables.
-LABELS = {
-    "natural": "natural", "pgd": "PGD$_N$", "pgd_targeted": "PGD$_T$", "cw": "CW$_N$", "ddn": "DDN$_N$",
-    "aa": "AA$_N$", "jsma_targeted": "JSMA$_T$", "pgd_big": "PGD$_N$ ε′", "aa_big": "AA$_N$ ε′", "sta": "STA$_N$",
-    "sta_targeted": "STA$_T$", "fwa": "FWA$_N$", "fwa_big": "FWA$_N$ ε′",
-    "ap1": "AP$_1$", "ap2": "AP$_2$", "ap3": "AP$_3$", "ap4": "AP$_4$",
-    "none": "none", "at_pgd": "AT", "doa_7x7": "DOA$_{7×7}$", "ape_gan_pp": "APE-G$_{PP}$", "ape_gan_dp": "APE-G$_{DP}$",
-    "hgd_pp": "HGD$_{PP}$", "hgd_dp": "HGD$_{DP}$", "arn_pp": "ARN$_{PP}$", "arn_dp": "ARN$_{DP}$",
-    "arn_p": "ARN$_P$", "arn_ps": "ARN$_{PS}$", "arn_dps": "ARN$_{DPS}$", "arn_ap": "ARN", "doa_9x5": "DOA$_{9×5}$",
-    "pgd": "PGD$_u$", "cw": "CW$_u$", "cw_targeted": "CW$_T$", "ddn": "DDN$_u$", "ddn_targeted": "DDN$_T$", "ba": "BA$_u$",
-    "lsa": "LS$_u$", "sta": "ST$_u$", "sta_targeted": "ST$_T$", "fwa": "SFW$_u$", "fgsm": "FGSM$_u$", "aa": "AA$_u$",
-    "add_pp": "ADD$_{PP}$", "add_dd": "ADD$_{DD}$", "add_ap": "ADD", "add_ap_re": "ADD-re", "add_sp": "ADD-S",
-    "add_f": "ADD", "add_cc": "ADD$_{CC}$", "add_pp3": "ADD$_{PP}$, ε 0.3",
-    "ape_gan_dd": "APE-G$_{DD}$", "ape_gan_d_pp": "APE-GAN-D$_{PP}$", "ape_gan_d_dd": "APE-GAN-D$_{DD}$",
-    "ape_gan_ap": "APE-GAN", "at_fgsm": "Def-adv", "rs_1": "RS 1", "rs_2": "RS 2", "rs_3": "RS 3",
-    "pgd": "PGD", "dlr": "DLR", "aa": "AA", "fwa": "FWA", "ti_bim": "TI-BIM", "feature": "features", "restored": "restored",
-    "ape_gan_p": "APE-G", "hgd_p": "HGD", "nrp": "NRP", "ape_gan_full": "APE-G full", "hgd_full": "HGD full",
-    "nrp_full": "NRP full", "jatp": "JATP", "jatp_prime": "JATP′",
-    "mi": "MI", "vni": "VNI", "dir": "DIR",
-    "standard": "Standard", "trades": "TRADES", "mma": "MMA", "mart": "MART",
-    "doa_1": "DOA 1", "doa_2": "DOA 2", "doa_3": "DOA 3", "doa_4": "DOA 4",
-}  # fmt: skip
+# A figure is shown at this many dots per inch, in this many colours: half of a notebook's bytes are figures.
+DPI, SHADES = 80, 128
+
+PALETTE = sns.color_palette("colorblind").as_hex()
+
+# One colour for each method in the whole collection; two variants of one in a figure are two shades of it.
+COLOURS = {
+    "none": "#7f7f7f",
+    "arn": PALETTE[0],
+    "ape_gan": PALETTE[1],
+    "hgd": PALETTE[2],
+    "add": PALETTE[3],
+    "at": PALETTE[4],
+    "doa": PALETTE[5],
+    "nrp": PALETTE[9],
+    "jatp": "#882255",
+    "jatp_prime": "#cc6677",
+    "dir": "#332288",
+    "me_net": "#999933",
+    "rs": "#44aa99",
+}
+
+# A gain is told by its marker as well as by its colour.
+GAINS = {"gains": (RIGHT, ">"), "loses": (WRONG, "<"), "no difference seen": ("gray", "o")}
 
 
-def style():
+def style() -> None:
     """The collection's look; call once at the top of a notebook."""
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
-    plt.rcParams.update({"figure.dpi": 100, "savefig.bbox": "tight", "axes.titlesize": "medium"})
+    plt.rcParams.update({"figure.dpi": DPI, "savefig.bbox": "tight", "axes.titlesize": "medium"})
+    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
+        plt.get_backend()  # chooses the notebook's, which puts its own formatter in place
+        shell.display_formatter.formatters["image/png"].for_type(Figure, png)
 
 
-def label(name):
-    """How a figure writes the attack or defense `name`; names it does not know stay as they are."""
-    return LABELS.get(name, name)
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file with a palette, a third of the size of one in full colour."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    picture = Image.open(buffer).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+    buffer = BytesIO()
+    picture.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
-def image_grid(rows, predictions=None, labels=None):
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """The colour of each of the defenses `names`; other names take the palette's colours in their order."""
+    names, found, seen = list(names), {}, Counter()
+    for name in names:
+        methods = [m for m in COLOURS if name == m or name.startswith(f"{m}_")]
+        if methods:
+            method = max(methods, key=len)
+            white = min(0.3 * seen[method], 0.75)
+            seen[method] += 1
+            found[name] = to_hex([white + (1 - white) * part for part in to_rgb(COLOURS[method])])
+    free = cycle([colour for colour in PALETTE if colour not in found.values()])
+    return {name: found.get(name) or next(free) for name in names}
+
+
+# Images ------------------------------------------------------------------------------------------
+
+
+def image_grid(
+    rows: Mapping[str, Tensor],
+    predictions: Mapping[str, Tensor] | None = None,
+    labels: Tensor | None = None,
+    target: nn.Module | None = None,
+    classes: Sequence[str] | None = None,
+) -> Figure:
     """Images in rows: {row title: images (N,C,H,W) in [0,1]}, all of the same N.
 
-    predictions: {row title: (N,) labels} written under the images, green where they equal
-    `labels` (N,), red where not.
+    labels: (≥ N,), the true ones.
+    predictions: {row title: (N,) labels} written under the images, with ✓ in green where they equal `labels`,
+        with ✗ in red where not.
+    target: a classifier whose predictions are written under all images, instead of `predictions`.
+    classes: names to be written for the labels' numbers.
     """
+    if target is not None:
+        predictions = {title: predict(target, images) for title, images in rows.items()}
     n = max(len(images) for images in rows.values())
     height = 1.3 if predictions else 1.1
     figure, axes = plt.subplots(len(rows), n, figsize=(1.05 * n + 1.3, height * len(rows)), squeeze=False)
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         for column, axis in enumerate(line):
-            axis.set(xticks=[], yticks=[])
-            sns.despine(ax=axis, left=True, bottom=True)
-            if column < len(images):
-                axis.imshow(_pixels(images[column]), cmap="gray", vmin=0, vmax=1)
-            if predictions and title in predictions and column < len(images):
-                shown, true = int(predictions[title][column]), int(labels[column])
-                axis.set_xlabel(str(shown), color=RIGHT if shown == true else WRONG, labelpad=2, fontweight="bold")
+            _bare(axis)
+            if column >= len(images):
+                continue
+            axis.imshow(_pixels(images[column]), cmap="gray", vmin=0, vmax=1)
+            if predictions and title in predictions:
+                said, true = int(predictions[title][column]), int(labels[column])
+                mark, colour = ("✓", RIGHT) if said == true else ("✗", WRONG)
+                caption = f"{classes[said] if classes else said} {mark}"
+                axis.set_xlabel(caption, color=colour, labelpad=2, fontweight="bold", fontsize="small")
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
     figure.tight_layout(pad=0.3)
     return figure
 
 
-def map_grid(rows, titles):
+def map_grid(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[object]) -> Figure:
     """Maps in rows: {row title: list of N maps (H,W)}, `titles` above the N columns.
 
     Each row has its own colour scale, stated beside it: gray if nothing in it is negative, else
@@ -75,20 +137,19 @@ def map_grid(rows, titles):
     for line, (title, maps) in zip(axes, rows.items(), strict=True):
         peak = max(float(abs(m).max()) for m in maps)
         signed = min(float(m.min()) for m in maps) < 0
+        scale = {"cmap": "RdBu_r", "vmin": -peak} if signed else {"cmap": "gray", "vmin": 0}
         for axis, one in zip(line, maps, strict=True):
-            colours = {"cmap": "RdBu_r", "vmin": -peak} if signed else {"cmap": "gray", "vmin": 0}
-            axis.imshow(np.asarray(one), vmax=peak, **colours)
-            axis.set(xticks=[], yticks=[])
-            sns.despine(ax=axis, left=True, bottom=True)
-        scale = f"{'±' if signed else '0 to '}{peak:.2g}"
-        line[0].set_ylabel(f"{title}\n{scale}", rotation=0, ha="right", va="center", labelpad=8)
+            axis.imshow(np.asarray(one), vmax=peak, **scale)
+            _bare(axis)
+        extent = f"{'±' if signed else '0 to '}{peak:.2g}"
+        line[0].set_ylabel(f"{title}\n{extent}", rotation=0, ha="right", va="center", labelpad=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
     figure.tight_layout(pad=0.3)
     return figure
 
 
-def strip(images, titles):
+def strip(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
     """Images (C,H,W) side by side; one with negative values is a difference, red and blue around zero."""
     figure, axes = plt.subplots(1, len(images), figsize=(2.1 * len(images), 2.5))
     for axis, image, title in zip(axes, images, titles, strict=True):
@@ -102,33 +163,57 @@ def strip(images, titles):
     return figure
 
 
-def bars(values, ylabel, hue="defense"):
+# Numbers -----------------------------------------------------------------------------------------
+
+
+def bars(values: Mapping[tuple[str, str], Number], ylabel: str, hue: str = "defense") -> Figure:
     """Grouped bars: {(group, hue): percent}; groups along the axis, hues as colours, in order of appearance.
 
+    A bar of height zero has its 0 written; a bar that is not there was not measured.
     hue: title of the legend.
     """
-    groups = list(dict.fromkeys(g for g, _ in values))
-    hues = list(dict.fromkeys(h for _, h in values))
+    groups = list(dict.fromkeys(group for group, _ in values))
+    hues = list(dict.fromkeys(one for _, one in values))
     figure, axis = plt.subplots(figsize=(1.1 * len(groups) + 2.2, 3.6))
-    sns.barplot(
-        x=[label(g) for g, _ in values], y=list(values.values()), hue=[label(h) for _, h in values],
-        order=[label(g) for g in groups], hue_order=[label(h) for h in hues], ax=axis,
-    )  # fmt: skip
-    axis.set(xlabel="", ylabel=ylabel, ylim=(0, 105))
+    width, palette = 0.8 / len(hues), colours(hues)
+    for place, one in enumerate(hues):
+        there = [group for group in groups if (group, one) in values]
+        numbers = [values[group, one] for group in there]
+        xs = [groups.index(group) + (place + 0.5) * width - 0.4 for group in there]
+        axis.bar(xs, [_value(n) for n in numbers], 0.96 * width, color=palette[one], label=label(one))
+        for x, number in zip(xs, numbers, strict=True):
+            if isinstance(number, Rate | Score):
+                axis.plot([x, x], number.interval, color="black", linewidth=1)
+            elif number == 0:
+                axis.text(x, 1, "0", ha="center", fontsize="small")
+    axis.set(ylabel=ylabel, ylim=(0, 105), xticks=range(len(groups)))
+    axis.set_xticklabels([label(group) for group in groups])
+    axis.grid(axis="x", visible=False)
     axis.legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(figure)
     return figure
 
 
-def curves(series, xlabel, ylabel, xticks=None, **axis_settings):
-    """Lines: {name: (xs, ys)}.
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[Number]]],
+    xlabel: str,
+    ylabel: str,
+    xticks: Sequence[float] | None = None,
+    **axis_settings,
+) -> Figure:
+    """Lines: {name: (xs, ys)}, with a band of the 95 % intervals where the ys are Rates or Scores.
 
     xticks: where the x-axis has ticks; no others, and in plain numbers on a logarithmic scale, too.
     axis_settings: as matplotlib's `Axes.set` takes them.
     """
     figure, axis = plt.subplots(figsize=(6, 3.6))
+    palette = colours(series)
     for name, (xs, ys) in series.items():
-        axis.plot(xs, ys, marker="o", markersize=4, label=label(name))
+        numbers = [_value(y) for y in ys]
+        axis.plot(xs, numbers, marker="o", markersize=4, color=palette[name], label=label(name))
+        if all(isinstance(y, Rate | Score) for y in ys):
+            low, high = zip(*(y.interval for y in ys), strict=True)
+            axis.fill_between(xs, low, high, color=palette[name], alpha=0.15, linewidth=0)
     axis.set(xlabel=xlabel, ylabel=ylabel, **axis_settings)
     if xticks is not None:
         axis.set_xticks(xticks, [f"{tick:g}" for tick in xticks])
@@ -138,8 +223,8 @@ def curves(series, xlabel, ylabel, xticks=None, **axis_settings):
     return figure
 
 
-def histories(history, titles):
-    """Training curves, one panel a loss: `history` as `Experiment.history` gives it, titles: {loss: title}."""
+def histories(history: Sequence[Mapping[str, float]], titles: Mapping[str, str]) -> Figure:
+    """Training curves, one panel a loss: `history` as a handle of the lab has it, titles: {loss: title}."""
     columns = min(3, len(titles))
     lines = -(-len(titles) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(3.6 * columns, 2.5 * lines), squeeze=False)
@@ -154,37 +239,69 @@ def histories(history, titles):
     return figure
 
 
-def heatmap(table, caption, accuracies=False):
-    """A table of percentages as colours; NaN cells stay empty.
+def heatmap(table: pd.DataFrame, caption: str, accuracies: bool = False) -> Figure:
+    """A table of percentages as colours: defenses down, attacks across; "–" where nothing was measured (NaN).
 
-    Dark is bad for the defense: where the error is high or, of `accuracies`, where they are low.
+    table: numbers, Rates or Scores.  caption: of the colour bar, "errors, % (ours)".
+    accuracies: dark is bad for the defense, which is where accuracies are low and errors are high.
     """
+    numbers = table.map(_value).astype(float).rename(index=label, columns=label)
     figure, axis = plt.subplots(figsize=(0.85 * table.shape[1] + 2.4, 0.42 * table.shape[0] + 1.2))
     sns.heatmap(
-        table.rename(index=label, columns=label), annot=True, fmt=".1f", vmin=0, vmax=100,
+        numbers,
+        annot=numbers.map(lambda value: "–" if np.isnan(value) else f"{value:.1f}"),
+        fmt="",
+        vmin=0,
+        vmax=100,
         cmap="rocket" if accuracies else "rocket_r",
-        cbar_kws={"label": caption}, ax=axis,
-    )  # fmt: skip
+        cbar_kws={"label": caption},
+        ax=axis,
+    )
+    for row, column in np.argwhere(numbers.isna().to_numpy()):  # seaborn writes nothing there
+        axis.text(column + 0.5, row + 0.5, "–", ha="center", va="center", color="gray")
     axis.set(xlabel="", ylabel="")
-    axis.grid(False)  # it would show in the empty cells
+    axis.grid(False)
     axis.tick_params(axis="y", rotation=0)
+    axis.tick_params(axis="x", rotation=0 if table.shape[1] < 10 else 45, labelsize="small")
     return figure
 
 
-def radar(series, ylabel, low=0):
+def beside(published: pd.DataFrame, ours: pd.DataFrame, caption: str, accuracies: bool = False) -> Figure:
+    """One heatmap: the published table above ours.
+
+    published, ours: defenses down, attacks across, by the ledger's names; numbers, Rates or Scores.  Rows and
+        columns that only one of them has are shown, empty in the other.
+    caption, accuracies: as in `heatmap`.
+    """
+    columns = list(dict.fromkeys([*published.columns, *ours.columns]))
+    table = pd.concat([published.reindex(columns=columns), ours.reindex(columns=columns)])
+    whose = ["published"] * len(published) + ["ours"] * len(ours)
+    table.index = [f"{label(name)}, {who}" for name, who in zip(table.index, whose, strict=True)]
+    if isinstance(columns[0], tuple):
+        table.columns = ["\n".join(str(label(part)) for part in column) for column in columns]
+    figure = heatmap(table, caption, accuracies)
+    figure.axes[0].axhline(len(published), color="white", linewidth=4)
+    return figure
+
+
+def radar(series: Mapping[str, Mapping[str, Number]], ylabel: str, low: float | None = None) -> Figure:
     """Percentages on the spokes of a wheel: {name: {spoke: percent}}, the same spokes for all (ADD, Fig. 18).
 
-    low: percentage at the hub; raise it where all values are high.  ValueError if one lies below it.
+    low: percentage at the hub; by default 90, or the ten below the smallest value.
+    ValueError if a value lies below the hub.
     """
     spokes = list(next(iter(series.values())))
-    smallest = min(min(values.values()) for values in series.values())
-    if not low <= smallest:
-        raise ValueError(f"the hub is at {low} %, but the smallest value is {smallest:.1f} %; set `low` to that or less")
+    smallest = min(_value(number) for values in series.values() for number in values.values())
+    low = min(90, smallest // 10 * 10) if low is None else low
+    if smallest < low:
+        raise ValueError(f"the hub is at {low} %, but the smallest value is {smallest:.1f} %; lower `low`")
     angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
     figure, axis = plt.subplots(figsize=(5, 4), subplot_kw={"polar": True})
+    palette = colours(series)
     for name, values in series.items():
-        heights = [values[spoke] for spoke in spokes]
-        axis.plot([*angles, angles[0]], [*heights, heights[0]], marker="o", markersize=4, label=label(name))
+        heights = [_value(values[spoke]) for spoke in spokes]
+        closed = [*angles, angles[0]], [*heights, heights[0]]
+        axis.plot(*closed, marker="o", markersize=4, color=palette[name], label=label(name))
     axis.set(ylim=(low, 100), theta_offset=np.pi / 2, theta_direction=-1)
     _, names = axis.set_thetagrids(np.degrees(angles), [label(spoke) for spoke in spokes])
     for name, side in zip(names, np.sin(angles).round(6), strict=True):  # written away from the wheel
@@ -196,22 +313,72 @@ def radar(series, ylabel, low=0):
     return figure
 
 
-def panels(embedded):
-    """Point clouds side by side: {title: (points (N,2), classes (N,))}, a class in the same colour everywhere."""
-    classes = list(dict.fromkeys(one for _, members in embedded.values() for one in np.asarray(members).tolist()))
+def gains(
+    scores: Mapping[tuple[str, str], Score],
+    xlabel: str = "gain over the bare target, points",
+    yardstick: Mapping[str, float] | None = None,
+) -> Figure:
+    """Dots with 95 % intervals, a panel for each group: {(panel, line): `gain`}, in order of appearance.
+
+    ▶ green gains, ◀ red loses, ● gray shows no difference.  Panel titles say on how many images.
+    yardstick: {panel: points}, a gray band for what chance alone moves, such as another seed.
+    """
+    titles = list(dict.fromkeys(panel for panel, _ in scores))
+    lines = list(dict.fromkeys(line for _, line in scores))
+    size = (2.3 * len(titles) + 1.8, 0.32 * len(lines) + 1.6)
+    figure, axes = plt.subplots(1, len(titles), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        around = (yardstick or {}).get(title, 0)
+        axis.axvspan(-around, around, color="gray", alpha=0.25, linewidth=0)
+        axis.axvline(0, color="black", linewidth=1)
+        shown = {line: scores[title, line] for line in lines if (title, line) in scores}
+        for line, score in shown.items():
+            colour, marker = GAINS[gain_verdict(score, around)]
+            height = lines.index(line)
+            axis.plot(score.interval, [height, height], color=colour, linewidth=2)
+            axis.plot(score.value, height, marker, color=colour, markersize=7)
+        counts = sorted({score.n for score in shown.values()})
+        axis.set_title(f"{label(title)}\n{'–'.join(map(str, counts[:: max(1, len(counts) - 1)]))} images")
+    axes[0, 0].set(yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.5))
+    axes[0, 0].set_yticklabels([label(line) for line in lines])
+    figure.supxlabel(f"{xlabel}  (▶ gains, ◀ loses, ● no difference seen)", fontsize="medium")
+    figure.tight_layout()
+    return figure
+
+
+def panels(embedded: Mapping[str, tuple], large: Mapping[str, Sequence[bool]] | None = None) -> Figure:
+    """Point clouds side by side: {title: (points (N,2), classes (N,))}, a class in one colour everywhere.
+
+    large: {title: bool (N,)}, points to be drawn larger, such as the adversarial ones among natural ones.
+    """
+    classes = list(
+        dict.fromkeys(one for _, members in embedded.values() for one in np.asarray(members).tolist())
+    )
     if all(isinstance(one, int) for one in classes):
         classes.sort()
     palette = sns.color_palette("colorblind" if len(classes) <= 10 else "tab20", len(classes))
     figure, axes = plt.subplots(1, len(embedded), figsize=(3.4 * len(embedded), 3.6), squeeze=False)
     for axis, (title, (points, members)) in zip(axes[0], embedded.items(), strict=True):
+        sizes = np.where((large or {}).get(title, np.zeros(len(points), dtype=bool)), 34, 9)
         for one, colour in zip(classes, palette, strict=True):
-            axis.scatter(*points[np.asarray(members) == one].T, s=9, color=colour, linewidths=0, alpha=0.7, label=label(one))
+            chosen = np.asarray(members) == one
+            cloud = np.asarray(points)[chosen].T
+            axis.scatter(*cloud, s=sizes[chosen], color=colour, linewidths=0, alpha=0.7, label=label(one))
         axis.set(title=title, xticks=[], yticks=[])
     figure.tight_layout()  # before the legend, which would take its room from the last panel
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
     return figure
 
 
-def _pixels(image):
+def _value(number: Number) -> float:
+    return number.value if isinstance(number, Rate | Score) else number
+
+
+def _bare(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    sns.despine(ax=axis, left=True, bottom=True)
+
+
+def _pixels(image: Tensor) -> Tensor:
     pixels = image.detach().cpu().clamp(0, 1)
     return pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)

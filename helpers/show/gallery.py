@@ -2,14 +2,19 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
-from helpers import device
+from helpers import device, source
+from helpers.attacks import ATTACKS, draws, num_classes, random_targets
 from helpers.lab import artifacts
-from helpers.attacks import ATTACKS, draws, random_targets
-from helpers.attacks.advertorch import num_classes
+from helpers.lab.recipes import Recipe
+from helpers.threats import made_from
 
 EPS = 0.2  # ℓ∞ radius of all attacks that have one
 
@@ -24,8 +29,20 @@ class Entry:
 
     knows: str
     changes: str
-    settings: dict
+    settings: dict = field(default_factory=dict)
     targeted: bool = False
+
+
+class Shown(NamedTuple):
+    """What one attack made.
+
+    images: (N,C,H,W).  passes: through the model, per image; gradients are not counted apart.
+    seconds: it took when it was made.
+    """
+
+    images: Tensor
+    passes: float
+    seconds: float
 
 
 BALL = f"every pixel, by at most {EPS}"
@@ -41,84 +58,111 @@ SUITE = {
     "apgd_ce": Entry("gradient", BALL, {"eps": EPS}),
     "apgd_dlr": Entry("gradient", BALL, {"eps": EPS}),
     "aa": Entry("gradient", BALL, {"eps": EPS}),
+    "ensemble": Entry("gradient, then scores", BALL, {"eps": EPS}),
     "feature_pgd": Entry("a hidden layer", BALL, {"eps": EPS, "steps": 40, "layer": "conv2"}),
     "square": Entry("scores", BALL, {"eps": EPS, "queries": 1000}),
     "fab": Entry("gradient", "as little as possible (ℓ∞)", {"eps": 1.0}),
-    "cw": Entry("gradient", NEAREST, {"steps": 100, "search_steps": 3, "learning_rate": 0.1, "confidence": 0.0}),
+    "cw": Entry(
+        "gradient", NEAREST, {"steps": 100, "search_steps": 3, "learning_rate": 0.1, "confidence": 0.0}
+    ),
     "ddn": Entry("gradient", NEAREST, {"steps": 50}),
     "ba": Entry("decisions", NEAREST, {"steps": 2000}),
-    "jsma": Entry("gradient", "few pixels, fully", {}, targeted=True),
+    "jsma": Entry("gradient", "few pixels, fully", targeted=True),
     "lsa": Entry("scores", "few pixels", {"rounds": 40}),
     "sta": Entry("gradient", "where pixels are", {"steps": 60}),
     "fwa": Entry("gradient", "where ink is, 0.15 pixels on average", {"eps": 0.15, "steps": 60}),
     "rp2": Entry("gradient", "a sticker of two bars", {"steps": 60, "mask": "bars"}),
-    "roa": Entry("gradient", "a rectangle of 7×7", {}),
+    "roa": Entry("gradient", "a rectangle of 7×7"),
 }
 
-
-def gallery(model, x, y, name, seed=0):
-    """{attack: (images (N,C,H,W), forward passes per image, seconds)} for all of `SUITE`, made once and kept.
-
-    name: of the model, for the artifact's key.  The passes count what the model was shown, gradients not.
-    """
-    suite = {attack: [entry.settings, entry.targeted] for attack, entry in SUITE.items()}
-    settings = {"model": name, "images": _fingerprint(x, y), "seed": seed, "suite": suite}
-
-    def build(checkpoint):
-        made, costs = {}, {}
-        for attack, entry in SUITE.items():
-            shown = []
-            hook = model.register_forward_pre_hook(lambda m, inputs: shown.append(len(inputs[0])))  # noqa: B023
-            started = time.perf_counter()
-            try:
-                made[attack] = _run(model, x, y, attack, entry, seed)
-            finally:
-                hook.remove()
-            costs[attack] = [sum(shown) / len(x), round(time.perf_counter() - started, 2)]
-        return made, {"costs": costs}
-
-    stored = artifacts.make("gallery", settings, build)
-    costs = stored.info["costs"]
-    return {attack: (stored.tensors[attack].to(device()), *costs[attack]) for attack in SUITE}
+UNTARGETED = ("apgd_ce", "apgd_dlr", "square", "fab", "aa", "ensemble")
 
 
-def explored(model, x, y, name, attacks, budgets, aims, seed=0):
-    """{(attack, ε, targeted): images (N,C,H,W)} of the ℓ∞ `attacks`, made once and kept; for curves and explorers.
+def gallery(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> dict[str, Shown]:
+    """All attacks of `SUITE` on `x` (N,C,H,W), labels `y` (N,); kept on disk where the model is the lab's."""
+    shown = {}
+    for attack, entry in SUITE.items():
+        images, (passes, seconds) = _made(
+            "gallery", model, x, y, attack, entry.targeted, entry.settings, seed
+        )
+        shown[attack] = Shown(images, passes, seconds)
+    return shown
+
+
+def explored(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Iterable[str],
+    budgets: Sequence[float],
+    aims: Sequence[bool] = (False,),
+    seed: int = 0,
+) -> dict[tuple[str, float, bool], Tensor]:
+    """{(attack, ε, targeted): images (N,C,H,W)} of ℓ∞ attacks, kept as in `gallery`.
 
     aims: the values of `targeted`; an attack that knows no target is there untargeted only.
     """
-    cases = [(a, eps, t) for a in attacks for eps in budgets for t in aims if not (t and a in UNTARGETED)]
-    settings = {"model": name, "images": _fingerprint(x, y), "seed": seed, "cases": cases}
-
-    def build(checkpoint):
-        return {_key(a, eps, t): _attack(model, x, y, a, t, seed, eps=eps) for a, eps, t in cases}, {}
-
-    stored = artifacts.make("explored", settings, build)
-    return {case: stored.tensors[_key(*case)].to(device()) for case in cases}
+    cases = [case for case in product(attacks, budgets, aims) if not (case[2] and case[0] in UNTARGETED)]
+    return {
+        (attack, eps, aim): _made("explored", model, x, y, attack, aim, {"eps": eps}, seed)[0]
+        for attack, eps, aim in cases
+    }
 
 
-UNTARGETED = ("apgd_ce", "apgd_dlr", "square", "fab", "aa")
+def _made(
+    kind: str, model: nn.Module, x: Tensor, y: Tensor, attack: str, targeted: bool, settings: dict, seed: int
+) -> tuple[Tensor, tuple[float, float]]:
+    """The images of one attack, and its passes per image and seconds; loaded where they are on disk."""
+
+    def build(checkpoint: object) -> tuple[dict, dict]:
+        images, cost = _run(model, x, y, attack, targeted, settings, seed)
+        return {"images": images}, {"cost": cost}
+
+    victim = made_from(model)
+    if victim is None:
+        tensors, info = build(None)
+        return tensors["images"], info["cost"]
+    definition = source.attack(attack)
+    made = {
+        "attack": attack,
+        "revision": source.revision(definition),
+        "targeted": targeted,
+        "settings": source.defaults(definition) | settings,
+        "victim": victim.made,
+        "images": hashlib.sha256(x.cpu().numpy().tobytes() + y.cpu().numpy().tobytes()).hexdigest(),
+        "seed": seed,
+    }
+    stored = artifacts.make(f"{kind}-{attack}", Recipe(made, asked={}), build)
+    return stored.tensors["images"].to(device()), tuple(stored.info["cost"])
 
 
-def _key(attack, eps, targeted):
-    return f"{attack} {eps} {'targeted' if targeted else 'untargeted'}"
-
-
-def _run(model, x, y, attack, entry, seed):
-    settings = dict(entry.settings)
+def _run(
+    model: nn.Module, x: Tensor, y: Tensor, attack: str, targeted: bool, settings: dict, seed: int
+) -> tuple[Tensor, tuple[float, float]]:
     if settings.get("mask") == "bars":
-        mask = torch.zeros(x.shape[2:], device=x.device)
-        mask[x.shape[2] // 4 :][:3] = mask[-x.shape[2] // 4 :][:3] = 1
-        settings["mask"] = mask
-    return _attack(model, x, y, attack, entry.targeted, seed, **settings)
-
-
-def _attack(model, x, y, attack, targeted, seed, **settings):
+        settings = settings | {"mask": _bars(x)}
+    if draws(attack):
+        settings = settings | {"seed": seed}
     goal = random_targets(y, num_classes(model, x), seed) if targeted else y
-    settings |= {"seed": seed} if draws(attack) else {}
-    return ATTACKS[attack](model, x, goal, targeted=targeted, **settings)
+    shown = 0
+
+    def count(module: nn.Module, inputs: tuple) -> None:
+        nonlocal shown
+        shown += len(inputs[0])
+
+    hook = model.register_forward_pre_hook(count)
+    started = time.perf_counter()
+    try:
+        images = ATTACKS[attack](model, x, goal, targeted=targeted, **settings)
+    finally:
+        hook.remove()
+    return images, (shown / len(x), round(time.perf_counter() - started, 2))
 
 
-def _fingerprint(x, y):
-    """Of these very images and labels: other profiles draw others."""
-    return hashlib.sha256(x.cpu().numpy().tobytes() + y.cpu().numpy().tobytes()).hexdigest()[:16]
+def _bars(x: Tensor) -> Tensor:
+    """A sticker of two bars, three pixels high; (H,W), one where it is."""
+    mask = torch.zeros(x.shape[2:], device=x.device)
+    quarter = x.shape[2] // 4
+    mask[quarter : quarter + 3] = 1
+    mask[-quarter : -quarter + 3] = 1
+    return mask

@@ -1,6 +1,4 @@
-"""Rates, intervals, verdicts and the comparison with the ledger."""
-
-import json
+"""Rates, their intervals, several attackers, stochastic defenses, and the gain over the bare target."""
 
 import numpy as np
 import pytest
@@ -8,13 +6,32 @@ import torch
 from scipy.stats import binomtest, multinomial
 from torch import nn
 
-from helpers import ledger, seeded
-from helpers.lab import profiles
-from helpers.measure import rates
-from helpers.measure.comparison import Comparison
-from helpers.measure.rates import Rate, Score, accuracy, accuracy_without, broken_by_any, error_rate, fooling_rate, gain, mean_accuracy, passes, predict, right, targeted_accuracy, vote_accuracy, worst_accuracy
-from helpers.measure.verdicts import detector_verdict, gain_verdict, verdict
-from helpers.lab.experiment import Experiment
+from helpers import seeded
+from helpers.measure.rates import (
+    Rate,
+    Score,
+    accuracy,
+    accuracy_under,
+    accuracy_without,
+    broken_by_any,
+    complement,
+    error_rate,
+    fooling_rate,
+    gain,
+    in_parts,
+    mean_accuracy,
+    mean_difference,
+    passes,
+    predict,
+    right,
+    shares,
+    survivors,
+    targeted_accuracy,
+    vote_accuracy,
+    withstood,
+    worst_accuracy,
+)
+from helpers.measure.verdicts import gain_verdict
 
 
 class Brightest(nn.Module):
@@ -31,9 +48,60 @@ def bars(columns, width=4):
 
 
 def test_an_image_is_broken_if_any_attacker_breaks_it():
-    strong, weak, few = (torch.tensor(answers, dtype=torch.bool) for answers in ([0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0]))
-    assert broken_by_any(strong, weak) == Rate(2, 4)
-    assert broken_by_any(strong, weak, few) == Rate(3, 3)  # the three that all attackers have
+    strong, weak, few = (
+        torch.tensor(answers, dtype=torch.bool) for answers in ([0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0])
+    )
+    assert broken_by_any({"strong": strong, "weak": weak}) == Rate(2, 4)
+    few_too = {"strong": strong, "weak": weak, "few": few}
+    assert survivors(few_too).tolist() == [False, False, False]
+    assert broken_by_any(few_too) == Rate(3, 3)  # the three that all attackers have
+
+
+def test_withstood_judges_the_images_that_all_attackers_have():
+    y = torch.tensor([0, 1, 2])
+    answers = withstood(Brightest(), {"first": bars([0, 1, 3]), "second": bars([0, 2])}, y)
+    assert {name: correct.tolist() for name, correct in answers.items()} == {
+        "first": [True, True],
+        "second": [True, False],
+    }
+    assert Rate.of(survivors(answers)) == Rate(1, 2)
+
+
+def test_a_stochastic_model_withstands_an_attacker_by_vote():
+    x, y = torch.rand(200, 1, 3, 4), torch.zeros(200, dtype=torch.long)
+    voted = withstood(Guesses(), {"natural": x}, y, draws=9)["natural"]
+    assert torch.equal(voted, passes(Guesses(), x, 9).mode(0).values == y)
+    assert not torch.equal(voted, withstood(Guesses(), {"natural": x}, y)["natural"])
+
+
+def test_a_rate_reads_as_a_sentence_and_formats_as_its_number():
+    rate = Rate(62, 500)
+    assert str(rate) == "12.4 % [9.8, 15.6], n = 500" == f"{rate}"
+    assert f"{rate:.1f}" == "12.4" and f"{rate:+.0f}" == "+12"
+
+
+def test_a_gain_reads_in_points_with_its_sign():
+    assert str(Score(5.0, (-1.25, 11.04), 100, "points")) == "+5.0 points [-1.2, +11.0], n = 100"
+    assert str(Score(0.5, (0.4, 0.6), 9, "")) == "0.5 [0.4, 0.6], n = 9"
+    assert f"{Score(80.04, (75.0, 85.0), 200):.1f}" == "80.0"
+
+
+@pytest.mark.parametrize("rate", [Rate(20, 100), Score(20.0, (10.0, 35.0), 7)])
+def test_the_complement_of_an_accuracy_is_its_error(rate):
+    error = complement(rate)
+    assert error.value == 80 and complement(error) == rate
+    assert error.interval == pytest.approx([100 - bound for bound in reversed(rate.interval)])
+
+
+def test_in_parts_is_the_whole_a_few_rows_at_a_time():
+    x, y, sizes = torch.rand(7, 2, requires_grad=True), torch.rand(7, 1), []
+
+    def f(a, b):
+        sizes.append(len(a))
+        return a * b
+
+    product = in_parts(f, x, y, size=3)
+    assert torch.equal(product, x * y) and sizes == [3, 3, 1] and not product.requires_grad
 
 
 def test_error_rate_counts_wrong_labels():
@@ -61,64 +129,6 @@ def test_interval_is_wilsons(count, n):
     expected = binomtest(count, n).proportion_ci(0.95, method="wilson")
     low, high = Rate(count, n).interval
     assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "paper, ours, adaptive, words",
-    [
-        (2.0, Rate(20, 1000), None, "as claimed"),
-        (2.0, Rate(200, 1000), None, "worse than claimed"),
-        (60.0, Rate(200, 1000), None, "better than claimed"),
-        (2.0, Rate(20, 1000), Rate(900, 1000), "as claimed, broken"),
-        (2.0, Rate(20, 1000), Rate(899, 1000), "as claimed, weakened"),
-        (2.0, Rate(20, 1000), Rate(60, 1000), "as claimed, stands"),
-        (70.0, Rate(700, 1000), Rate(701, 1000), "as claimed, weakened"),  # no worse, but not standing either
-    ],
-)
-def test_verdict_words(paper, ours, adaptive, words):
-    assert verdict(paper, ours, adaptive) == words
-
-
-def test_verdict_allows_for_few_images():
-    assert verdict(2.0, Rate(1, 10)) == "as claimed"  # 10 %, but of ten images
-
-
-def test_a_quick_profile_is_not_held_against_the_paper():
-    assert verdict(2.0, Rate(90, 100), comparable=False) == "not comparable"
-    assert verdict(2.0, Rate(2, 100), Rate(100, 100), comparable=False) == "not comparable, broken"
-
-
-@pytest.mark.parametrize(
-    "paper, words", [(50.0, "as published"), (65.0, "lower than published"), (35.0, "higher than published")]
-)
-def test_a_detectors_numbers_are_higher_or_lower_but_never_better(paper, words):
-    assert detector_verdict(paper, Score(50.0, (45.5, 54.5), 100)) == words
-    assert detector_verdict(paper, Rate(500, 1000)) == words
-    assert detector_verdict(paper, Rate(500, 1000), comparable=False) == "not comparable"
-
-
-def test_comparison_takes_the_published_number_from_the_ledger(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
-    table = Comparison("23_test", Experiment("quick"))
-    table.add("arn/t1/lenet/arn_pp/jsma_targeted", Rate(8, 50), reason="few images")
-    table.add("arn/t1/lenet/arn_pp/aa", Rate(30, 500), Rate(100, 100))
-    frame = table.frame()
-    assert frame["paper"].tolist() == ["16.8", "2.4"]
-    assert frame["defense"].unique().tolist() == ["arn_pp"]
-    assert frame["verdict"].tolist() == ["not comparable", "not comparable, broken"]
-    assert frame["deviation"].tolist() == ["quick profile; few images", "quick profile"]
-
-    saved = json.loads((tmp_path / table.save()).read_text())
-    assert saved["profile"] == "quick" and saved["comparable"] is profiles.load("quick").comparable
-    assert saved["rows"][1]["ours"]["n"] == 500 and saved["rows"][1]["adaptive"]["value"] == 100.0
-    assert {"device", "versions", "commit", "seed"} <= set(saved)
-
-
-def test_a_protocol_the_paper_does_not_state_is_not_comparable():
-    table = Comparison("23_test", Experiment("paper"))
-    table.add("arn/t1/lenet/at_pgd/pgd", Rate(1, 10))
-    table.add("arn/t1/lenet/arn_pp/pgd", Rate(1, 10))
-    assert [row["verdict"] for row in table.rows] == ["not comparable", "as claimed"]
 
 
 # --- the gain over the bare target -------------------------------------------------------------------
@@ -178,6 +188,23 @@ def test_the_gain_of_shares_of_right_passes_is_that_of_answers_where_the_passes_
     assert low < 5 < high < 7 and gain(undecided, torch.full((100,), 0.5)).value == pytest.approx(5)
 
 
+def test_shares_are_of_right_passes():
+    drawn, y = torch.tensor([[1, 2], [1, 0], [3, 0], [1, 2]]), torch.tensor([1, 0, 9])
+    assert shares(drawn, y).tolist() == [0.75, 0.5]
+
+
+def test_a_mean_difference_has_the_interval_of_paired_images():
+    other = 10 * torch.randn(400, dtype=torch.float64)
+    one = other + 1 + torch.randn(400, dtype=torch.float64)
+    one[0] = torch.nan  # not measured
+    score = mean_difference(one, other)
+    expected = (one - other)[1:]
+    assert score.n == 399 and score.unit == "points" and score.value == pytest.approx(expected.mean().item())
+    half = 1.96 * expected.std().item() / 399**0.5
+    assert score.interval == pytest.approx((score.value - half, score.value + half), abs=1e-4)
+    assert half < 0.2  # as wide as the difference scatters, not as the ten times wilder measures
+
+
 def test_a_gain_stays_within_100_points():
     assert gain(*answers(3, 0, 3)).interval[1] == 100 and gain(*answers(0, 3, 3)).interval[0] == -100
 
@@ -195,14 +222,6 @@ def test_a_gain_stays_within_100_points():
 def test_a_gain_needs_the_same_images_judged_right_or_wrong(defended, bare):
     with pytest.raises(ValueError, match=r"two tensors \(N,\).*not torch"):
         gain(defended, bare)
-
-
-@pytest.mark.parametrize(
-    "interval, words",
-    [((0.1, 9), "gains"), ((-9, -0.1), "loses"), ((-1, 9), "no difference seen"), ((0, 9), "no difference seen")],
-)
-def test_the_gains_verdict_is_that_of_its_interval(interval, words):
-    assert gain_verdict(Score(4.0, interval, 100)) == words
 
 
 # --- stochastic defenses ----------------------------------------------------------------------------
@@ -279,125 +298,6 @@ def test_the_means_interval_covers_the_true_accuracy(chances, draws, n):
     assert 0.92 <= coverage <= 0.98  # four standard errors of 1000 sets, and what Wilson's own is off
 
 
-# --- a paper that reports accuracies, a detector's numbers and other people's --------------------------
-
-
-def add_comparison(profile="paper"):
-    return Comparison("13_test", Experiment(profile, paper="add"))
-
-
-def test_an_accuracy_is_judged_by_the_errors_that_go_with_it():
-    table = add_comparison()
-    for right in (600, 950, 990):  # of 1000; the paper prints 89.30
-        table.add("add/t2/mnist/add/sta", Rate(right, 1000))
-    for right in (100, 101, 880):
-        table.add("add/t2/mnist/add/sta", Rate(890, 1000), Rate(right, 1000))
-    assert [row["verdict"] for row in table.rows] == [
-        "worse than claimed", "as claimed", "better than claimed",
-        "as claimed, broken", "as claimed, weakened", "as claimed, stands",
-    ]  # fmt: skip
-
-
-def test_a_mean_over_draws_stands_in_the_table_as_the_rate_of_the_same_size_would():
-    table = add_comparison()
-    for right, adaptive in ((600, None), (950, 100), (990, None), (890, 880)):
-        ours, theirs = (count and Rate(count, 1000) for count in (right, adaptive))
-        table.add("add/t2/mnist/add/sta", ours, theirs)
-        table.add(
-            "add/t2/mnist/add/sta", Score(ours.value, ours.interval, 1000),
-            theirs and Score(theirs.value, theirs.interval, 1000),
-        )  # fmt: skip
-    shown = table.frame()
-    assert shown.iloc[::2].reset_index(drop=True).equals(shown.iloc[1::2].reset_index(drop=True))
-    assert shown["verdict"].nunique() == 4
-
-
-def test_an_accuracy_is_shown_and_saved_as_the_accuracy_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
-    table = add_comparison()
-    table.add("add/t2/mnist/add/sta", Rate(890, 1000), Rate(100, 1000))
-    shown = table.frame().iloc[0]
-    assert (shown.paper, shown.ours, shown.adaptive) == ("89.3", "89.0 (87–91)", "10.0 (8–12)")
-    saved = json.loads((tmp_path / table.save()).read_text())
-    row, = saved["rows"]
-    assert saved["paper"] == "add" and row["metric"] == "accuracy"
-    assert (row["paper"], row["ours"]["value"], row["adaptive"]["value"]) == (89.3, 89.0, 10.0)
-
-
-def test_the_metric_is_a_column_only_where_a_table_has_several():
-    table = add_comparison()
-    table.add("add/t2/mnist/add/sta", Rate(890, 1000))
-    assert list(table.frame()) == ["defense", "attack", "paper", "ours", "adaptive", "verdict", "deviation"]
-    table.add("add/t2/mnist/add/sta_targeted", Rate(890, 1000))
-    assert table.frame()["metric"].tolist() == ["accuracy", "targeted_accuracy"]
-
-
-def test_the_target_is_a_column_only_where_a_table_has_several(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
-    table = add_comparison()
-    table.add("add/t5/mnist/ours_eps0.3/aa", Rate(890, 1000))
-    assert "target" not in table.frame()
-    table.add("add/t5/mnist/crown/aa", None)
-    assert table.frame()["target"].tolist() == ["lenet5", "unstated"]
-    saved = json.loads((tmp_path / table.save()).read_text())["rows"]
-    assert [row["target"] for row in saved] == ["lenet5", "unstated"]
-
-
-@pytest.mark.parametrize("id, paper", [
-    ("jatp/s2.3/restored/l1_distance", "jatp"), ("arn/s4.2/lenet/arn/pgd-bpda-reduction", "arn"),
-])  # fmt: skip
-def test_a_number_that_is_no_rate_does_not_enter_the_table(id, paper):
-    table = add_comparison()
-    table.facts = ledger.load(paper).set_index("id")
-    with pytest.raises(ValueError, match=f"{id} .*is no rate"):
-        table.add(id, Rate(1, 2))
-
-
-def test_a_score_is_shown_and_saved_like_a_rate_and_only_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
-    table = add_comparison()
-    table.add("add/t6/mnist/def/roc_auc", Score(80.0, (75.0, 85.0), 200))
-    table.add("add/t6/mnist/def/recall", Rate(2, 200))
-    frame = table.frame()
-    assert frame["ours"][0] == "80.0 (75–85)"
-    assert frame["verdict"].tolist() == ["higher than published", "as published"]
-    saved = json.loads((tmp_path / table.save()).read_text())["rows"][0]
-    assert saved["ours"] == {"value": 80.0, "n": 200, "low": 75.0, "high": 85.0}
-    assert str(Score(80.04, (75.0, 85.0), 200)) == "80.0"
-
-
-def test_other_peoples_numbers_are_only_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
-    table = add_comparison("quick")
-    table.add("add/t5/mnist/crown/aa", None, reason="from the paper")
-    shown = table.frame().iloc[0]
-    assert (shown.defense, shown.paper, shown.ours, shown.adaptive) == ("crown", "94.0", "–", "–")
-    assert (shown.verdict, shown.deviation) == ("published only", "from the paper")
-    assert json.loads((tmp_path / table.save()).read_text())["rows"][0]["ours"] is None
-
-
-@pytest.mark.parametrize("id, ours", [("add/t5/mnist/crown/aa", None), ("add/t6/mnist/def/recall", Rate(2, 200))])
-def test_an_adaptive_number_is_refused_where_it_would_say_nothing(id, ours):
-    with pytest.raises(ValueError, match=f"{id} .*has no adaptive number: leave 50.0 out"):
-        add_comparison().add(id, ours, Rate(1, 2))
-
-
-def test_a_number_of_another_paper_does_not_enter_the_table():
-    with pytest.raises(LookupError, match="arn/t1/lenet/arn_pp/pgd"):
-        add_comparison().add("arn/t1/lenet/arn_pp/pgd", Rate(1, 2))
-
-
-def test_each_seed_has_its_own_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
-    names = {str(Comparison("23_test", Experiment("quick", seed=seed)).save()) for seed in (0, 1)}
-    assert names == {"results/quick/23_test.json", "results/quick/23_test.seed1.json"}
-
-
-def test_an_unknown_ledger_id_is_an_error():
-    with pytest.raises(LookupError, match="arn_pp"):
-        Comparison("23_test", Experiment("quick")).add("arn/t1/lenet/arn_pp/pgd_x", Rate(1, 2))
-
-
 # --- the metrics of the papers, by hand ------------------------------------------------------------
 
 
@@ -426,6 +326,16 @@ def test_acc_u_counts_all_images():
 def test_acc_t_leaves_out_correctly_classified_images_of_the_target_class():
     rate = targeted_accuracy(Says(), ADVERSARIAL, LABELS, TARGETS)
     assert (rate.count, rate.n) == (4 - 2, 6 - 2)  # (num_t − num_r) / (NUM − num_r), num_r = 2
+
+
+@pytest.mark.parametrize("attack, metric", [("pgd", "u"), ("pgd_targeted", "t")])
+def test_the_metric_goes_by_the_attacks_name(attack, metric):
+    given = accuracy_under(attack, Says(), ADVERSARIAL, LABELS, TARGETS)
+    by_hand = {
+        "u": accuracy(Says(), ADVERSARIAL, LABELS),
+        "t": targeted_accuracy(Says(), ADVERSARIAL, LABELS, TARGETS),
+    }
+    assert given == by_hand[metric] and len(set(by_hand.values())) == 2
 
 
 def test_hardness_inversion_leaves_out_all_images_of_the_target_class():
