@@ -1,12 +1,13 @@
 """How fast are our attacks, and how fast do we measure a robust accuracy?
 
     python benchmarks/attacks.py [--threads 1] [--images 100] [--aa-images 10] [--repeats 5]
-                                 [--only attacks evaluation autoattack] [--compile] [--json OUT]
+                                 [--only attacks evaluation autoattack ensemble] [--compile] [--json OUT]
 
 Attacks: against the floor, the forward and backward passes that the attack needs on the bare, frozen
 model, and against libraries.  Evaluation: PGD-40 and AutoAttack with each ingredient of
 `helpers.measure.fast`, alone and one after another, beside the libraries; with the robust accuracy that
-each finds, judged by the untouched model in fp32.
+each finds, judged by the untouched model in fp32.  Ensemble: the cheap stand-in for AutoAttack beside it,
+how many images each breaks; not run unless asked for.
 
 Everything in a table runs in turn, in an order that changes with each repeat, so that a busy
 machine slows all alike; ratios are taken within a repeat, and their medians are printed.  Seconds
@@ -24,32 +25,22 @@ import sys
 import time
 import types
 import warnings
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from helpers import data, networks
-from helpers.measure import fast
+from helpers import data
 from helpers.attacks import ATTACKS
 from helpers.attacks.advertorch import library
-from helpers.measure.rates import error_rate
+from helpers.measure import fast
 from helpers.networks.zoo import load_target
 
 EPS = 8 / 255
-WEIGHTS = ROOT / "data" / "zoo" / "cifar10_resnet18_quarter_adv.safetensors"
-
-
-def robust_resnet():
-    """An adversarially trained ResNet-18 of a quarter of the width; data/zoo/make.py makes it."""
-    net = networks.build("resnet18", width=0.25)
-    net.load_state_dict(load_file(WEIGHTS))  # copies float16 into float32
-    return net.eval()
+PARTS = ["attacks", "evaluation", "autoattack", "ensemble"]
 
 
 def floor(model, x, y, passes):
@@ -66,49 +57,67 @@ def adv_lib():
     return adv_lib.attacks
 
 
-def foolbox(attack, model, x, y, **settings):
+def foolbox(attack, model, x, y, *, epsilons, **settings):
     from foolbox import PyTorchModel, attacks
 
-    return getattr(attacks, attack[0])(**attack[1])(PyTorchModel(model, (0, 1), device=x.device), x, y, **settings)[1]
+    box = PyTorchModel(model, (0, 1), device=x.device)
+    return getattr(attacks, attack)(**settings)(box, x, y, epsilons=epsilons)[1]
 
 
 def methods(eps, step, cw_steps, ddn_steps):
     """Attack -> (passes it needs, {who: (model, x, y) -> x_adv})."""
-    pgd = dict(eps=eps, steps=40, step_size=step)
+    pgd = {"eps": eps, "steps": 40, "step_size": step}
+    cw = {"confidence": 1.0, "binary_search_steps": 2, "initial_const": 1.0, "abort_early": False}
+
+    def advertorch(name, model, x, y, **settings):
+        return getattr(library(), name)(model, **settings).perturb(x, y)
+
+    def adv_libs(name, *args, **settings):
+        return getattr(adv_lib(), name)(*args, **settings)
+
+    fgsm = {
+        "ours": partial(ATTACKS["fgsm"], eps=eps),
+        "advertorch": partial(advertorch, "GradientSignAttack", eps=eps),
+        "foolbox": partial(foolbox, "LinfFastGradientAttack", epsilons=eps),
+    }
+    pgd_40 = {
+        "ours": partial(ATTACKS["pgd"], **pgd),
+        "advertorch": partial(advertorch, "LinfPGDAttack", eps=eps, nb_iter=40, eps_iter=step),
+        "foolbox": partial(foolbox, "LinfPGD", steps=40, abs_stepsize=step, epsilons=eps),
+        "adv-lib": partial(adv_libs, "pgd_linf", ε=eps, steps=40, absolute_step_size=step),
+    }
+    pgd_dlr = {
+        "ours": partial(ATTACKS["pgd"], loss="dlr", **pgd),
+        "adv-lib": partial(
+            adv_libs, "pgd_linf", ε=eps, steps=40, absolute_step_size=step, loss_function="dlr"
+        ),
+    }
+    carlini_wagner = {
+        "ours": partial(ATTACKS["cw"], steps=cw_steps, search_steps=2),
+        "advertorch": partial(
+            advertorch,
+            "CarliniWagnerL2Attack",
+            num_classes=10,
+            max_iterations=cw_steps,
+            learning_rate=0.01,
+            **cw,
+        ),
+        "foolbox": partial(foolbox, "L2CarliniWagnerAttack", steps=cw_steps, epsilons=None, **cw),
+        "adv-lib": partial(adv_libs, "carlini_wagner_l2", max_iterations=cw_steps, **cw),
+    }
+    ddn = {
+        "ours": partial(ATTACKS["ddn"], steps=ddn_steps),
+        "advertorch": partial(advertorch, "DDNL2Attack", nb_iter=ddn_steps),
+        "foolbox": partial(foolbox, "DDNAttack", steps=ddn_steps, epsilons=None),
+        "adv-lib": partial(adv_libs, "ddn", steps=ddn_steps),
+    }
     return {
-        "FGSM": (1, {
-            "ours": lambda m, x, y: ATTACKS["fgsm"](m, x, y, eps=eps),
-            "advertorch": lambda m, x, y: library().GradientSignAttack(m, eps=eps).perturb(x, y),
-            "foolbox": lambda m, x, y: foolbox(("LinfFastGradientAttack", {}), m, x, y, epsilons=eps),
-        }),
-        "PGD-40": (40, {
-            "ours": lambda m, x, y: ATTACKS["pgd"](m, x, y, **pgd),
-            "advertorch": lambda m, x, y: library().LinfPGDAttack(m, eps=eps, nb_iter=40, eps_iter=step).perturb(x, y),
-            "foolbox": lambda m, x, y: foolbox(("LinfPGD", dict(steps=40, abs_stepsize=step)), m, x, y, epsilons=eps),
-            "adv-lib": lambda m, x, y: adv_lib().pgd_linf(m, x, y, eps, steps=40, absolute_step_size=step),
-        }),
-        "PGD-40 (DLR)": (40, {
-            "ours": lambda m, x, y: ATTACKS["pgd"](m, x, y, loss="dlr", **pgd),
-            "adv-lib": lambda m, x, y: adv_lib().pgd_linf(m, x, y, eps, steps=40, absolute_step_size=step, loss_function="dlr"),
-        }),
-        f"CW 2×{cw_steps}": (2 * cw_steps, {
-            "ours": lambda m, x, y: ATTACKS["cw"](m, x, y, steps=cw_steps, search_steps=2),
-            "advertorch": lambda m, x, y: library().CarliniWagnerL2Attack(
-                m, 10, confidence=1.0, max_iterations=cw_steps, binary_search_steps=2, learning_rate=0.01,
-                initial_const=1.0, abort_early=False).perturb(x, y),
-            "foolbox": lambda m, x, y: foolbox(("L2CarliniWagnerAttack", dict(
-                steps=cw_steps, binary_search_steps=2, confidence=1.0, initial_const=1.0, abort_early=False)),
-                m, x, y, epsilons=None),
-            "adv-lib": lambda m, x, y: adv_lib().carlini_wagner_l2(
-                m, x, y, confidence=1.0, max_iterations=cw_steps, binary_search_steps=2, initial_const=1.0, abort_early=False),
-        }),
-        f"DDN-{ddn_steps}": (ddn_steps, {
-            "ours": lambda m, x, y: ATTACKS["ddn"](m, x, y, steps=ddn_steps),
-            "advertorch": lambda m, x, y: library().DDNL2Attack(m, nb_iter=ddn_steps).perturb(x, y),
-            "foolbox": lambda m, x, y: foolbox(("DDNAttack", dict(steps=ddn_steps)), m, x, y, epsilons=None),
-            "adv-lib": lambda m, x, y: adv_lib().ddn(m, x, y, steps=ddn_steps),
-        }),
-    }  # fmt: skip
+        "FGSM": (1, fgsm),
+        "PGD-40": (40, pgd_40),
+        "PGD-40 (DLR)": (40, pgd_dlr),
+        f"CW 2×{cw_steps}": (2 * cw_steps, carlini_wagner),
+        f"DDN-{ddn_steps}": (ddn_steps, ddn),
+    }
 
 
 def as_users_have_it(network):
@@ -131,20 +140,21 @@ def bench_attacks(title, network, x, y, repeats, **settings):
     x_last = x.contiguous(memory_format=torch.channels_last)
     rows = []
     for attack, (passes, by) in methods(**settings).items():
-        runs = {"floor": lambda passes=passes: floor(frozen, x_last, y, passes)}
+        runs = {"floor": partial(floor, frozen, x_last, y, passes)}
         for name, function in by.items():
-            runs[name] = (lambda f=function: f(network, x, y)) if name == "ours" else library_run(function, network, x, y)
+            ours = name == "ours"
+            runs[name] = partial(function, network, x, y) if ours else library_run(function, network, x, y)
         rows += summary(title, attack, measure(runs, repeats), len(x), against="floor")
     return rows
 
 
 # The evaluation: every run returns a mask of the broken images ----------------------------------------
 
-PLAIN = dict(fold=False, channels_last=False, bf16=False)
+PLAIN = {"fold": False, "channels_last": False, "bf16": False}
 
 
 def bench_evaluation(title, network, x, y, repeats, compiled):
-    attack = dict(eps=EPS, steps=40, step_size=2 / 255)
+    attack = {"eps": EPS, "steps": 40, "step_size": 2 / 255}
     contiguous = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
 
     def judged(images):
@@ -198,7 +208,54 @@ def bench_autoattack(title, network, x, y, repeats, compiled):
     }
     if compiled:
         runs["all + compile"] = ours(bf16=True, compile=True)
-    return summary(title, "AutoAttack", measure(runs, repeats, warm_up=compiled), len(x), against="original AutoAttack")
+    measured = measure(runs, repeats, warm_up=compiled)
+    return summary(title, "AutoAttack", measured, len(x), against="original AutoAttack")
+
+
+def pipelines(images):
+    """Name -> (model, images, labels, radius): what `bench_ensemble` compares the two attacks on."""
+    from helpers.lab import Experiment
+    from helpers.threats import white_box
+
+    digits, photos = (data.load(name, "test", n=images) for name in ("mnist", "cifar10"))
+    denoiser = Experiment(paper="arn", dataset="mnist", profile="quick", seed=0).defense("arn", seen="pp")
+    return {
+        "LeNet-5, adversarially trained": (load_target("lenet5_adv"), *digits, 0.3),
+        "ResNet-18/8, AT": (load_target("resnet18_eighth_at"), *photos, EPS),
+        "ResNet-18/8, TRADES": (load_target("resnet18_eighth_trades"), *photos, EPS),
+        "ARN of the profile quick, white-box": (white_box(denoiser), *digits, 0.1),
+    }
+
+
+def bench_ensemble(images):
+    """`ensemble` beside AutoAttack: how many images each breaks, on how many they differ, their seconds."""
+    print(f"\nThe ensemble and AutoAttack, {images} images\n")
+    print("| pipeline | right | AutoAttack breaks | ensemble breaks | they differ on | seconds | ratio |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    rows = []
+    for title, (model, x, y, eps) in pipelines(images).items():
+        right = ~broken_by(model, x, y)
+        runs = {name: partial(ATTACKS[name], model, x, y, eps=eps) for name in ("aa", "ensemble")}
+        measured = measure(runs, 1, warm_up=False)
+        broken = {name: right & broken_by(model, images, y) for name, (_, images) in measured.items()}
+        row = {
+            "network": title,
+            "images": len(x),
+            "eps": eps,
+            "right": int(right.sum()),
+            "aa": int(broken["aa"].sum()),
+            "ensemble": int(broken["ensemble"].sum()),
+            "differ": int((broken["aa"] != broken["ensemble"]).sum()),
+            "seconds": {name: seconds[0] for name, (seconds, _) in measured.items()},
+        }
+        aa, ensemble = row["seconds"]["aa"], row["seconds"]["ensemble"]
+        print(
+            f"| {title} | {row['right']} | {row['aa']} | {row['ensemble']} | {row['differ']} "
+            f"| {aa:.0f}, {ensemble:.1f} | {aa / ensemble:.0f} |",
+            flush=True,
+        )
+        rows.append(row)
+    return rows
 
 
 @torch.no_grad()
@@ -241,8 +298,19 @@ def summary(title, attack, measured, n, against):
         ratio = statistics.median(a / b for a, b in zip(own, base, strict=True))
         mask = result is not None and result.dtype == torch.bool
         robust = 100 * (1 - result.float().mean().item()) if mask else None
-        rows.append({"network": title, "attack": attack, "method": name, "images": n, "seconds": own,
-                     "median": statistics.median(own), "ratio": ratio, "against": against, "robust_accuracy": robust})  # fmt: skip
+        rows.append(
+            {
+                "network": title,
+                "attack": attack,
+                "method": name,
+                "images": n,
+                "seconds": own,
+                "median": statistics.median(own),
+                "ratio": ratio,
+                "against": against,
+                "robust_accuracy": robust,
+            }
+        )
         shown = "" if robust is None else f"{robust:.1f}"
         print(f"| {name:40} | {statistics.median(own):7.2f} | {ratio:5.2f} | {shown:>15} |", flush=True)
     return rows
@@ -251,22 +319,24 @@ def summary(title, attack, measured, n, against):
 def versions():
     found = {"python": platform.python_version()}
     for name in ("torch", "advertorch", "foolbox", "adv-lib", "pyautoattack"):
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            pass
     return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--images", type=int, default=100, help="images for LeNet-5 and the evaluation; a tenth for ResNet's attacks")
+    parser.add_argument(
+        "--images", type=int, default=100, help="for LeNet-5, evaluation, ensemble; ResNet's attacks: a tenth"
+    )
     parser.add_argument("--aa-images", type=int, default=10, help="images for AutoAttack: minutes each ten")
-    parser.add_argument("--repeats", type=int, default=5, help="how often each method is timed; AutoAttack once")
-    parser.add_argument("--only", nargs="+", default=["attacks", "evaluation", "autoattack"], help="the parts to run")
+    parser.add_argument("--repeats", type=int, default=5, help="how often a method is timed; AutoAttack once")
+    parser.add_argument("--only", nargs="+", default=PARTS[:3], choices=PARTS, help="the parts to run")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
-    parser.add_argument("--json", type=Path, help="write the rows, the machine and the versions to this file")
+    parser.add_argument("--json", type=Path, help="write rows, machine and versions to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -275,22 +345,25 @@ def main():
     library()  # advertorch, made importable
     print(f"{platform.machine()}, {args.threads} thread(s), {versions()}")
 
-    rows, resnet = [], robust_resnet()
+    rows, resnet = [], load_target("resnet18_quarter_adv").cpu()
     if "attacks" in args.only:
         x, y = data.load("mnist", "test", n=args.images)
-        rows += bench_attacks("LeNet-5", load_target("lenet5_adv").cpu(), x, y, args.repeats,
-                              eps=0.3, step=0.01, cw_steps=20, ddn_steps=40)  # fmt: skip
+        lenet, steps = load_target("lenet5_adv").cpu(), {"cw_steps": 20, "ddn_steps": 40}
+        rows += bench_attacks("LeNet-5", lenet, x, y, args.repeats, eps=0.3, step=0.01, **steps)
         x, y = data.load("cifar10", "test", n=max(1, args.images // 10))
-        rows += bench_attacks("ResNet-18/4", resnet, x, y, args.repeats, eps=EPS, step=2 / 255, cw_steps=20, ddn_steps=40)
+        rows += bench_attacks("ResNet-18/4", resnet, x, y, args.repeats, eps=EPS, step=2 / 255, **steps)
     if "evaluation" in args.only:
         x, y = data.load("cifar10", "test", n=args.images)
         rows += bench_evaluation("ResNet-18/4", resnet, x, y, max(1, args.repeats // 2), args.compile)
     if "autoattack" in args.only:
         x, y = data.load("cifar10", "test", n=args.aa_images)
         rows += bench_autoattack("ResNet-18/4", resnet, x, y, 1, args.compile)
+    if "ensemble" in args.only:
+        rows += bench_ensemble(args.images)
     if args.json:
         machine = {"machine": platform.machine(), "processor": _processor(), "threads": args.threads}
-        args.json.write_text(json.dumps({"machine": machine, "versions": versions(), "rows": rows}, indent=1, ensure_ascii=False))
+        report = {"machine": machine, "versions": versions(), "rows": rows}
+        args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False))
 
 
 def _processor():

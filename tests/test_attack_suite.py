@@ -48,9 +48,15 @@ def linear(classes, images=6, shape=(1, 4, 4), scale=1.0):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("name, settings", [
-    ("mi_fgsm", {}), ("vni_fgsm", {"samples": 3}), ("ti_bim", {"kernel_size": 1}), ("pgd_dlr", {}),
-])
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("mi_fgsm", {}),
+        ("vni_fgsm", {"samples": 3}),
+        ("ti_bim", {"kernel_size": 1}),
+        ("pgd_dlr", {}),
+    ],
+)
 def test_signed_iterations_find_the_optimal_corner(name, settings, targeted):
     model, x, y, _ = linear(3 if name == "pgd_dlr" else 2)
     if name == "pgd_dlr":  # of three classes the last has no part in it
@@ -71,14 +77,25 @@ def test_mi_fgsm_takes_advertorchs_steps(lenet, digits, targeted):
     x, y = digits[0][:8], digits[1][:8]
     y = random_targets(y, 10) if targeted else y
     with attackable(lenet):
-        theirs = library().LinfMomentumIterativeAttack(
-            lenet, loss_fn=nn.CrossEntropyLoss(reduction="sum"), eps=0.2, decay_factor=0.7, nb_iter=4, eps_iter=0.05,
-            targeted=targeted,
-        ).perturb(x, y)  # fmt: skip
+        theirs = (
+            library()
+            .LinfMomentumIterativeAttack(
+                lenet,
+                loss_fn=nn.CrossEntropyLoss(reduction="sum"),
+                eps=0.2,
+                decay_factor=0.7,
+                nb_iter=4,
+                eps_iter=0.05,
+                targeted=targeted,
+            )
+            .perturb(x, y)
+        )
     ours = ATTACKS["mi_fgsm"](lenet, x, y, targeted=targeted, eps=0.2, decay=0.7, steps=4)
     # A gradient of nothing has a sign by rounding: all but one pixel in a thousand.
     assert ((ours - theirs).abs() > 1e-5).float().mean() < 1e-3
-    assert not torch.equal(ours, ATTACKS["mi_fgsm"](lenet, x, y, targeted=targeted, eps=0.2, decay=0.0, steps=4))
+    assert not torch.equal(
+        ours, ATTACKS["mi_fgsm"](lenet, x, y, targeted=targeted, eps=0.2, decay=0.0, steps=4)
+    )
 
 
 def test_mi_fgsm_goes_on_after_a_zero_gradient():
@@ -101,7 +118,11 @@ def test_vni_fgsm_is_algorithm_1_of_its_paper(lenet, digits):
         corrected = ahead + v
         g = decay * g + corrected / norms(corrected, 1).view(-1, 1, 1, 1)
         around = [
-            gradient(lenet, x_adv + radius * eps * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1), y)
+            gradient(
+                lenet,
+                x_adv + radius * eps * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1),
+                y,
+            )
             for _ in range(samples)
         ]
         v = torch.stack(around).mean(0) - ahead
@@ -139,9 +160,15 @@ def test_pgd_dlr_is_pgd_on_the_dlr_loss(lenet, digits):
 
 
 @pytest.mark.parametrize("norm, p", [("linf", torch.inf), ("l2", 2)])
-@pytest.mark.parametrize("name, settings", [
-    ("apgd_ce", {}), ("apgd_dlr", {}), ("fab", {"steps": 50}), ("square", {"queries": 1000}),
-])
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("apgd_ce", {}),
+        ("apgd_dlr", {}),
+        ("fab", {"steps": 50}),
+        ("square", {"queries": 1000}),
+    ],
+)
 def test_autoattacks_parts_break_what_is_within_reach_and_leave_the_rest(name, settings, norm, p):
     model, x, y, distance = linear(5, images=12, shape=(1, 8, 8))  # Square's ℓ2 windows need some room
     low, high = distance[p].sort().values[5:7]
@@ -181,6 +208,7 @@ def test_apgd_averages_the_gradients_of_a_stochastic_model():
     assert passes[4] > 3 * passes[1]
 
 
+@pytest.mark.slow
 def test_aa_is_the_librarys_own_ensemble():
     """The adapter changes nothing: the same verdict on every image as the package called directly."""
     from pyautoattack import AutoAttack
@@ -194,6 +222,82 @@ def test_aa_is_the_librarys_own_ensemble():
         theirs, _ = original.run_standard_evaluation(x, y, batch_size=500)
     assert 0.2 < error(model, ours, y) < 0.8
     assert torch.equal(model(ours).argmax(1), model(theirs).argmax(1))
+
+
+# --- the ensemble ----------------------------------------------------------------------------------
+
+
+class Counted(Linear):
+    """Keeps the number of images in each pass."""
+
+    def __init__(self, like):
+        super().__init__(like.layer.out_features, (1, 8, 8))
+        self.load_state_dict(like.state_dict())
+        self.passes = []
+
+    def forward(self, x):
+        self.passes.append(len(x))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("norm, p", [("linf", torch.inf), ("l2", 2)])
+def test_the_ensemble_breaks_what_is_within_reach_and_spends_its_passes_on_the_rest(norm, p):
+    model, x, y, distance = linear(5, images=12, shape=(1, 8, 8))
+    low, high = distance[p].sort().values[5:7]
+    eps = (low + high).item() / 2
+    model = Counted(model)
+    x_adv = ATTACKS["ensemble"](model, x, y, eps=eps, norm=norm, steps=50, classes=3, queries=20)
+    passes = list(model.passes)
+    unbroken = distance[p] > eps
+    assert torch.equal(model(x_adv).argmax(1) == y, unbroken) and unbroken.sum() == 6
+    assert torch.equal(x_adv[unbroken], x[unbroken])
+    # APGD-CE sees all twelve; then six are dropped, and no pass of the two others shows a broken image.
+    later = passes[passes.index(6) :]
+    assert set(later) == {6} and len(later) >= 3 * 50 + 20
+    assert set(passes[2 : passes.index(6)]) == {12}
+
+
+def test_the_ensemble_takes_a_tenth_of_autoattacks_passes_on_images_that_nothing_breaks():
+    model, x, y, distance = linear(10, images=2, shape=(1, 8, 8))
+    model, passes = Counted(model), {}
+    for name in ("ensemble", "aa"):
+        model.passes.clear()
+        x_adv = ATTACKS[name](model, x, y, eps=distance[torch.inf].min().item() / 2)
+        assert torch.equal(x_adv, x)
+        passes[name] = len(model.passes)
+    assert 10 * passes["ensemble"] <= passes["aa"]
+
+
+def test_the_ensemble_is_never_weaker_than_its_apgd_ce(robust_lenet, digits):
+    x, y = some(digits, 60)
+    settings = {"eps": 0.33, "steps": 20, "seed": 1}
+    part = ATTACKS["apgd_ce"](robust_lenet, x, y, **settings)
+    whole = ATTACKS["ensemble"](robust_lenet, x, y, queries=1, **settings)
+    broken = robust_lenet(part).argmax(1) != y
+    assert 0.05 < broken.float().mean() < 0.95
+    assert torch.equal(whole[broken], part[broken])
+
+
+def test_the_ensembles_square_breaks_a_model_without_gradients(lenet, digits):
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return lenet((4 * x).round() / 4)
+
+    x, y = some(digits, 20)
+    settings = {"eps": 0.4, "steps": 5, "classes": 1}
+    few, many = (ATTACKS["ensemble"](Rounded(), x, y, queries=queries, **settings) for queries in (1, 200))
+    assert error(Rounded(), many, y) > error(Rounded(), few, y) + 0.3
+
+
+@pytest.mark.slow
+def test_the_ensemble_breaks_what_autoattack_breaks_but_for_one_image_in_fifty(robust_lenet, digits):
+    x, y = some(digits, 50)
+    broken = {
+        name: robust_lenet(ATTACKS[name](robust_lenet, x, y, eps=0.33)).argmax(1) != y
+        for name in ("aa", "ensemble")
+    }
+    assert 0.1 < broken["aa"].float().mean() < 0.9  # else the comparison says nothing
+    assert (broken["aa"] != broken["ensemble"]).sum() <= 1
 
 
 # --- boundary attack -------------------------------------------------------------------------------
@@ -216,7 +320,9 @@ def test_ba_comes_closer_with_more_steps_and_fools_the_lenet(lenet, digits):
 def test_ba_targeted_starts_from_the_images_it_is_given(lenet, digits):
     x, y = digits[0][:4], digits[1][:4]
     goal = random_targets(y, 10)
-    starts = torch.stack([digits[0][(digits[1] == label) & (lenet(digits[0]).argmax(1) == label)][0] for label in goal])
+    starts = torch.stack(
+        [digits[0][(digits[1] == label) & (lenet(digits[0]).argmax(1) == label)][0] for label in goal]
+    )
     x_adv = ATTACKS["ba"](lenet, x, goal, targeted=True, steps=100, starts=starts)
     assert error(lenet, x_adv, goal) == 0
     assert (norms(x_adv - x) < norms(starts - x)).all()
@@ -264,7 +370,7 @@ def test_lsa_stays_near_the_pixels_it_has_changed():
     assert len(rows) >= 1 and ((rows - 4).abs() <= 1).all() and ((columns - 4).abs() <= 1).all()
 
 
-@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("targeted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_lsa_fools_the_lenet_and_advertorchs_does_not(lenet, digits, targeted):
     x, y = digits[0][:5], digits[1][:5]
     goal = random_targets(y, 10) if targeted else y
@@ -286,7 +392,9 @@ def test_feature_pgd_moves_the_named_layers_features_and_no_others(lenet, digits
     x, y = digits[0][:10], digits[1][:10]
     layer = [name for name, module in lenet.named_modules() if isinstance(module, nn.Conv2d)][1]
     kept = []
-    handle = dict(lenet.named_modules())[layer].register_forward_hook(lambda m, i, out: kept.append(out.flatten(1)))
+    handle = dict(lenet.named_modules())[layer].register_forward_hook(
+        lambda m, i, out: kept.append(out.flatten(1))
+    )
     lenet(x)
     x_adv = ATTACKS["feature_pgd"](lenet, x, y, layer=layer, eps=0.2, steps=20, distance=distance)
     lenet(x_adv)
@@ -304,7 +412,9 @@ def test_feature_pgd_moves_the_named_layers_features_and_no_others(lenet, digits
 def test_feature_pgd_finds_the_optimum_of_one_linear_feature():
     x = torch.full((3, 1, 4, 4), 0.5)
     features = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Linear(1, 2))
-    x_adv = ATTACKS["feature_pgd"](features, x, torch.zeros(3, dtype=torch.long), layer="1", eps=0.1, steps=10)
+    x_adv = ATTACKS["feature_pgd"](
+        features, x, torch.zeros(3, dtype=torch.long), layer="1", eps=0.1, steps=10
+    )
     weight = features[1].weight.view(1, 1, 4, 4)
     away = (x_adv - x).mul(weight).sum((1, 2, 3)).abs()
     torch.testing.assert_close(away, 0.1 * weight.abs().sum().expand(3), rtol=1e-5, atol=0)
@@ -411,6 +521,7 @@ def test_fgsm_is_foolboxs(lenet, digits):
     assert ((ours - theirs).abs() > 1e-5).float().mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_ddn_and_cw_agree_with_adv_lib(lenet, digits, adv_lib):
     """Median norms within 2 %: both libraries start and step in the same way."""
     x, y = some(digits, 10)
@@ -418,10 +529,17 @@ def test_ddn_and_cw_agree_with_adv_lib(lenet, digits, adv_lib):
         theirs = {
             "ddn": adv_lib.ddn(lenet, x, y, steps=100, levels=None),
             "cw": adv_lib.carlini_wagner_l2(
-                lenet, x, y, confidence=0, learning_rate=0.05, initial_const=1.0, binary_search_steps=5,
-                max_iterations=200, abort_early=False,
+                lenet,
+                x,
+                y,
+                confidence=0,
+                learning_rate=0.05,
+                initial_const=1.0,
+                binary_search_steps=5,
+                max_iterations=200,
+                abort_early=False,
             ),
-        }  # fmt: skip
+        }
     ours = {
         "ddn": ATTACKS["ddn"](lenet, x, y, steps=100, quantize=False),
         "cw": ATTACKS["cw"](lenet, x, y, confidence=0.0, learning_rate=0.05, search_steps=5, steps=200),
@@ -433,7 +551,7 @@ def test_ddn_and_cw_agree_with_adv_lib(lenet, digits, adv_lib):
 
 
 def test_dlr_pgd_agrees_with_adv_libs(lenet, digits, adv_lib):
-    x, y = digits
+    x, y = some(digits, 100)
     with attackable(lenet):
         theirs = adv_lib.pgd_linf(lenet, x, y, 0.11, steps=40, absolute_step_size=0.01, loss_function="dlr")
     ours = ATTACKS["pgd_dlr"](lenet, x, y, eps=0.11, steps=40, step_size=0.01)
@@ -441,6 +559,7 @@ def test_dlr_pgd_agrees_with_adv_libs(lenet, digits, adv_lib):
     assert abs(error(lenet, ours, y) - error(lenet, theirs, y)) <= 0.02
 
 
+@pytest.mark.slow
 def test_apgd_agrees_with_adv_libs(lenet, digits, adv_lib):
     x, y = some(digits, 100)  # all classified rightly: adv-lib's would repair the others
     ours = ATTACKS["apgd_dlr"](lenet, x, y, eps=0.1, steps=50)
@@ -450,6 +569,7 @@ def test_apgd_agrees_with_adv_libs(lenet, digits, adv_lib):
     assert abs(error(lenet, ours, y) - error(lenet, theirs, y)) <= 0.02
 
 
+@pytest.mark.slow
 def test_fab_agrees_with_adv_libs(lenet, digits, adv_lib):
     x, y = some(digits, 20)
     ours = ATTACKS["fab"](lenet, x, y, eps=1.0, steps=50)

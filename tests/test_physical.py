@@ -1,4 +1,4 @@
-"""RP2 and ROA: against closed forms on a linear model, brute force, models that see one region only, and on digits."""
+"""RP2 and ROA: against closed forms, brute force, models that see one region only, and on digits."""
 
 import copy
 
@@ -140,7 +140,9 @@ def test_rp2_without_regularisation_finds_the_best_corner(shape, settings, targe
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"steps": 4}, {"steps": 1, "step_size": 0.5}, {"search": "gradient"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"steps": 4}, {"steps": 1, "step_size": 0.5}, {"search": "gradient"}]
+)
 def test_roa_finds_the_best_corner_of_its_rectangle(settings, targeted):
     model, x, y = linear((3, 8, 11))
     goal, settings = 1 - y if targeted else y, settings | {"height": 3, "width": 5, "targeted": targeted}
@@ -157,7 +159,9 @@ def test_l1_regularisation_moves_only_pixels_worth_their_price():
         model.layer.bias[:] = torch.tensor([0.0, 10.0])
         y = 0 * y  # misclassified: the bias says 1
     weight = (model.layer.weight[1] - model.layer.weight[0]).view(1, 8, 8).detach()
-    x_adv = rp2(model, x, y, mask=torch.ones(8, 8), norm="l1", regularisation=0.4, steps=400, learning_rate=0.01)
+    x_adv = rp2(
+        model, x, y, mask=torch.ones(8, 8), norm="l1", regularisation=0.4, steps=400, learning_rate=0.01
+    )
     worth, not_worth = (weight.abs() > 0.45).expand_as(x), (weight.abs() < 0.35).expand_as(x)
     assert worth.sum() > 40 and not_worth.sum() > 40  # else the comparison says nothing
     best = (weight > 0).float().expand_as(x)
@@ -225,7 +229,9 @@ def test_gradient_search_with_one_candidate_takes_the_largest_sum_of_squares(sha
 
 
 @pytest.mark.parametrize("search", ["exhaustive", "gradient"])
-@pytest.mark.parametrize("place", [(0, 0), (2, 4), (5, 9), (5, 4), (4, 9)])  # height 5: the borders are off the stride
+@pytest.mark.parametrize(
+    "place", [(0, 0), (2, 4), (5, 9), (5, 4), (4, 9)]
+)  # height 5: the borders are off the stride
 def test_both_searches_find_the_one_region_that_matters(search, place):
     x, y = torch.ones(2, 3, 8, 11), torch.tensor([0, 0])
     with attackable(Window(*place, 3, 2)) as model:
@@ -242,7 +248,9 @@ def test_more_candidates_find_a_worse_place_for_the_model_and_exhaustive_search_
         with attackable(lenet):
             found = rectangle(lenet, x, y, stride=3, **settings)
         with torch.no_grad():
-            return nn.functional.cross_entropy(lenet(torch.where(found, 0.5, x)).double(), y, reduction="none")
+            return nn.functional.cross_entropy(
+                lenet(torch.where(found, 0.5, x)).double(), y, reduction="none"
+            )
 
     few, many, all_of_them = (loss(search="gradient", candidates=c) for c in (1, 5, 1000))
     exhaustive = loss(search="exhaustive")
@@ -266,10 +274,15 @@ def test_the_place_is_found_also_where_the_cross_entropy_rounds_to_zero(search):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("attack, settings", [
-    (rp2, {"mask": bars(28, 28), "steps": 30}),
-    (roa, {"stride": 4}), (roa, {"search": "gradient"}), (roa, {"search": "gradient", "height": 10, "width": 5}),
-])
+@pytest.mark.parametrize(
+    "attack, settings",
+    [
+        (rp2, {"mask": bars(28, 28), "steps": 30}),
+        (roa, {"stride": 4}),
+        (roa, {"search": "gradient"}),
+        (roa, {"search": "gradient", "height": 10, "width": 5}),
+    ],
+)
 def test_they_fool_the_clean_lenet(lenet, digits, attack, settings, targeted):
     x, y = digits[0][:40], digits[1][:40]
     goal = random_targets(y, 10) if targeted else y
@@ -302,10 +315,15 @@ def test_roa_breaks_a_model_whose_cross_entropy_has_no_gradient(lenet, digits):
 # --- what every attack promises --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attack, settings", [
-    (rp2, {"mask": bars(28, 28), "steps": 20}), (rp2, {"mask": bars(28, 28), "steps": 20, "regularisation": 0.1}),
-    (roa, {"stride": 5, "steps": 10}), (roa, {"search": "gradient", "steps": 10}),
-])
+@pytest.mark.parametrize(
+    "attack, settings",
+    [
+        (rp2, {"mask": bars(28, 28), "steps": 20}),
+        (rp2, {"mask": bars(28, 28), "steps": 20, "regularisation": 0.1}),
+        (roa, {"stride": 5, "steps": 10}),
+        (roa, {"search": "gradient", "steps": 10}),
+    ],
+)
 def test_an_images_result_does_not_depend_on_its_neighbours(lenet, digits, attack, settings):
     model, x, y = copy.deepcopy(lenet).double(), digits[0][:4].double(), digits[1][:4]
     together = attack(model, x, y, **settings)
@@ -336,37 +354,43 @@ def test_rp2_starts_elsewhere_with_another_seed():
 # --- bad input -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mask, message", [
-    (torch.ones(8, 9), r"shape \(8, 8\), .*got \(8, 9\): resize"),
-    (torch.ones(4, 1, 8, 8), r"\(6, 1, 8, 8\), got \(4, 1, 8, 8\)"),
-    (torch.ones(1, 3, 8, 8), r"got \(1, 3, 8, 8\).*one channel"),
-    (255 * bars(8, 8), r"0 and 1.*\[0, 255\]: threshold"),
-    (0.5 * bars(8, 8), r"\[0, 0\.5\]"),
-    (bars(8, 8) * torch.nan, "0 and 1"),
-    (torch.zeros(8, 8), "empty.*set to 1"),
-    (torch.eye(6)[0].view(6, 1, 1, 1).expand(6, 1, 8, 8), "empty"),
-])
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (torch.ones(8, 9), r"shape \(8, 8\), .*got \(8, 9\): resize"),
+        (torch.ones(4, 1, 8, 8), r"\(6, 1, 8, 8\), got \(4, 1, 8, 8\)"),
+        (torch.ones(1, 3, 8, 8), r"got \(1, 3, 8, 8\).*one channel"),
+        (255 * bars(8, 8), r"0 and 1.*\[0, 255\]: threshold"),
+        (0.5 * bars(8, 8), r"\[0, 0\.5\]"),
+        (bars(8, 8) * torch.nan, "0 and 1"),
+        (torch.zeros(8, 8), "empty.*set to 1"),
+        (torch.eye(6)[0].view(6, 1, 1, 1).expand(6, 1, 8, 8), "empty"),
+    ],
+)
 def test_bad_masks_are_refused(mask, message):
     model, x, y = linear((1, 8, 8))
     with pytest.raises(ValueError, match=message):
         rp2(model, x, y, mask=mask)
 
 
-@pytest.mark.parametrize("attack, settings, message", [
-    (rp2, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
-    (rp2, {"steps": 2.5}, r"steps.*2\.5"),
-    (rp2, {"learning_rate": 0}, "learning_rate > 0.*got 0"),
-    (rp2, {"regularisation": -1}, "regularisation >= 0.*-1"),
-    (rp2, {"norm": "linf"}, "'l1' or 'l2'.*'linf'"),
-    (roa, {"steps": 0}, "steps.*0"),
-    (roa, {"step_size": 0.0}, r"step_size must be positive, got 0\.0: leave it out"),
-    (roa, {"height": 0}, "height.*0"),
-    (roa, {"height": 9}, "height 9 and width 2 does not fit.*height 8.*smaller"),
-    (roa, {"width": 9}, "height 3 and width 9 does not fit.*smaller"),
-    (roa, {"stride": 0}, "stride.*0"),
-    (roa, {"candidates": 0, "search": "gradient"}, "candidates.*0"),
-    (roa, {"search": "random"}, "'exhaustive' or 'gradient', got 'random'"),
-])
+@pytest.mark.parametrize(
+    "attack, settings, message",
+    [
+        (rp2, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        (rp2, {"steps": 2.5}, r"steps.*2\.5"),
+        (rp2, {"learning_rate": 0}, "learning_rate > 0.*got 0"),
+        (rp2, {"regularisation": -1}, "regularisation >= 0.*-1"),
+        (rp2, {"norm": "linf"}, "'l1' or 'l2'.*'linf'"),
+        (roa, {"steps": 0}, "steps.*0"),
+        (roa, {"step_size": 0.0}, r"step_size must be positive, got 0\.0: leave it out"),
+        (roa, {"height": 0}, "height.*0"),
+        (roa, {"height": 9}, "height 9 and width 2 does not fit.*height 8.*smaller"),
+        (roa, {"width": 9}, "height 3 and width 9 does not fit.*smaller"),
+        (roa, {"stride": 0}, "stride.*0"),
+        (roa, {"candidates": 0, "search": "gradient"}, "candidates.*0"),
+        (roa, {"search": "random"}, "'exhaustive' or 'gradient', got 'random'"),
+    ],
+)
 def test_bad_settings_are_refused_with_the_choices(attack, settings, message):
     model, x, y = linear((1, 8, 8))
     with pytest.raises(ValueError, match=message):

@@ -17,7 +17,8 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def users(root):
-    """Five masks of the user's, the k-th a single row; put there by calling it, with changes of some arrays."""
+    """Five masks of the user's, the k-th a single row; put there by calling it, some arrays changed."""
+
     def put(**changes):
         rows = {name: np.zeros((32, 32), np.uint8) for name in stickers.ARRAYS}
         for k, rows_of in enumerate(rows.values()):
@@ -65,18 +66,28 @@ def test_origin_says_whose_masks_and_changes_with_any_pixel(users):
     assert stickers.origin(28) == small
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((28, 28), np.uint8), np.zeros((32, 32), np.uint8),
-                                   np.eye(32, dtype=np.uint8) * 255, np.eye(32)[None]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((28, 28), np.uint8),
+        np.zeros((32, 32), np.uint8),
+        np.eye(32, dtype=np.uint8) * 255,
+        np.eye(32)[None],
+    ],
+)
 def test_a_users_mask_that_is_none_is_an_error_with_file_array_and_remedy(wrong, users):
     users(maskdone5=wrong)
     with pytest.raises(ValueError, match=r"rp2_masks\.npz: maskdone5 has shape .* delete the file"):
         stickers.mask("mask3")
 
 
-@pytest.mark.parametrize("args, message", [
-    (("mask6",), "'mask6'.*mask1, mask2, mask3, mask4, mask5"),
-    (("mask1", 64), "28 or 32, got 64"),
-])
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("mask6",), "'mask6'.*mask1, mask2, mask3, mask4, mask5"),
+        (("mask1", 64), "28 or 32, got 64"),
+    ],
+)
 def test_unknown_name_or_size_is_an_error_with_the_choices(args, message):
     with pytest.raises(ValueError, match=message):
         stickers.mask(*args)

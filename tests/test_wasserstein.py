@@ -11,7 +11,16 @@ from scipy.sparse import coo_array
 
 from helpers.attacks import attackable, random_targets
 from helpers.attacks.pgd import margin
-from helpers.attacks.wasserstein import METHODS, Window, admit, attack_plan, best_plan, fwa, project, to_simplex
+from helpers.attacks.wasserstein import (
+    METHODS,
+    Window,
+    admit,
+    attack_plan,
+    best_plan,
+    fwa,
+    project,
+    to_simplex,
+)
 
 
 def images(n, shape, low=0.0, high=1.0):
@@ -26,23 +35,30 @@ def mass(x, by=(1, 2, 3)):
 
 
 class Moves:
-    """All moves (channel, source, target) within an image of `shape`, at most `reach` rows and columns far."""
+    """All moves (channel, source, target) within an image of `shape`, at most `reach` rows or columns."""
 
     def __init__(self, shape, reach=99):
         pixels = np.argwhere(np.ones(shape))
-        pairs = [(s, t) for s in range(len(pixels)) for t in range(len(pixels))
-                 if pixels[s][0] == pixels[t][0] and abs(pixels[s] - pixels[t]).max() <= reach]  # fmt: skip
+        pairs = [
+            (s, t)
+            for s in range(len(pixels))
+            for t in range(len(pixels))
+            if pixels[s][0] == pixels[t][0] and abs(pixels[s] - pixels[t]).max() <= reach
+        ]
         self.source, self.target = np.array(pairs).T
         self.cost = np.linalg.norm(pixels[self.source] - pixels[self.target], axis=1)
         self.leaves, self.arrives = (
-            coo_array((np.ones(len(pairs)), (end, np.arange(len(pairs))))).tocsr() for end in (self.source, self.target)
+            coo_array((np.ones(len(pairs)), (end, np.arange(len(pairs))))).tocsr()
+            for end in (self.source, self.target)
         )
 
     def distance(self, x, z):
         """The Wasserstein distance of two images (C,H,W), in mass · pixels."""
         a, b = x.numpy().ravel(), z.numpy().ravel()
         b = b * (a.sum() / b.sum())  # so that a rounding error does not make it infeasible
-        solution = linprog(self.cost, A_eq=np.r_["0", self.leaves.toarray(), self.arrives.toarray()], b_eq=np.r_[a, b])
+        solution = linprog(
+            self.cost, A_eq=np.r_["0", self.leaves.toarray(), self.arrives.toarray()], b_eq=np.r_[a, b]
+        )
         assert solution.status == 0, solution.message
         return solution.fun
 
@@ -51,7 +67,9 @@ class Moves:
         a_ub, b_ub = [self.cost[None]], [[budget]]
         if capacity is not None:
             a_ub, b_ub = a_ub + [self.arrives.toarray()], b_ub + [np.full(x.numel(), capacity)]
-        solution = linprog(-gain, np.concatenate(a_ub), np.concatenate(b_ub), self.leaves.toarray(), x.numpy().ravel())
+        solution = linprog(
+            -gain, np.concatenate(a_ub), np.concatenate(b_ub), self.leaves.toarray(), x.numpy().ravel()
+        )
         assert solution.status == 0, solution.message
         return -solution.fun
 
@@ -67,9 +85,15 @@ class Moves:
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape, low, eps, kernel_size", [
-    ((1, 6, 6), 0.0, 0.3, 5), ((3, 5, 7), 0.0, 1.0, 5), ((3, 5, 7), 0.6, 0.2, 3), ((1, 3, 8), 0.9, 3.0, 5),
-])
+@pytest.mark.parametrize(
+    "shape, low, eps, kernel_size",
+    [
+        ((1, 6, 6), 0.0, 0.3, 5),
+        ((3, 5, 7), 0.0, 1.0, 5),
+        ((3, 5, 7), 0.6, 0.2, 3),
+        ((1, 3, 8), 0.9, 3.0, 5),
+    ],
+)
 def test_plans_keep_to_the_budget_the_mass_and_the_unit_range(method, shape, low, eps, kernel_size, targeted):
     model, x = Linear(5, shape), images(4, shape, low).float()
     x[0] = (x[0] > 0.5).float()  # black and full pixels only
@@ -105,10 +129,18 @@ def test_the_true_distance_is_no_more_than_the_plan_says(method, shape, eps):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("method, steps, share", [("frank_wolfe", 250, 0.98), ("projected_gradient", 150, 0.95)])
-@pytest.mark.parametrize("shape, low, high, eps", [
-    ((1, 6, 6), 0.0, 0.3, 0.1), ((3, 5, 7), 0.1, 0.9, 0.2), ((3, 5, 7), 0.5, 1.0, 0.3), ((1, 3, 8), 0.5, 1.0, 0.3),
-])
+@pytest.mark.parametrize(
+    "method, steps, share", [("frank_wolfe", 250, 0.98), ("projected_gradient", 150, 0.95)]
+)
+@pytest.mark.parametrize(
+    "shape, low, high, eps",
+    [
+        ((1, 6, 6), 0.0, 0.3, 0.1),
+        ((3, 5, 7), 0.1, 0.9, 0.2),
+        ((3, 5, 7), 0.5, 1.0, 0.3),
+        ((1, 3, 8), 0.5, 1.0, 0.3),
+    ],
+)
 def test_the_attack_on_a_linear_model_comes_near_the_optimum(
     shape, low, high, eps, method, steps, share, targeted
 ):
@@ -140,7 +172,9 @@ def test_at_equal_values_the_oracle_does_not_pay_for_distance():
     x = images(2, (1, 6, 6))
     window, budget = Window(5, x), 0.2 * mass(x)
     value = torch.zeros_like(x)
-    value[:, :, ::2] = 1.0  # every pixel has a best one at no more than one pixel's distance, and further ones
+    value[:, :, ::2] = (
+        1.0  # every pixel has a best one at no more than one pixel's distance, and further ones
+    )
     plan = best_plan(value, x, 10 * budget, window)
     assert (window.spent(plan) <= mass(x)).all()
     assert (window.spent(best_plan(value, x, budget, window)) <= budget + 1e-9).all()
@@ -148,7 +182,7 @@ def test_at_equal_values_the_oracle_does_not_pay_for_distance():
 
 @pytest.mark.parametrize("shape, eps", [((1, 6, 6), 0.3), ((3, 5, 7), 0.05), ((1, 3, 8), 5.0)])
 def test_the_projection_is_the_nearest_plan(shape, eps):
-    """P is nearest to T exactly if ⟨T − P, Π − P⟩ <= 0 for all plans Π: the largest comes from a linear program."""
+    """P is nearest to T exactly if ⟨T − P, Π − P⟩ <= 0 for all plans Π, as a linear program tells."""
     x = images(3, shape)
     window, moves = Window(5, x), Moves(shape, reach=2)
     target = 0.2 * torch.randn(3, shape[0], 25, *shape[1:]).double()
@@ -168,7 +202,9 @@ def test_the_simplex_projection_is_the_one_by_sorting():
     target = torch.randn(3, 2, 25, 5, 5).double()
     ordered = target.sort(2, descending=True).values
     excess = ordered.cumsum(2) - x[:, :, None]
-    level = (excess / torch.arange(1, 26).view(-1, 1, 1)).amax(2, keepdim=True)  # the largest level over all supports
+    level = (excess / torch.arange(1, 26).view(-1, 1, 1)).amax(
+        2, keepdim=True
+    )  # the largest level over all supports
     torch.testing.assert_close(to_simplex(target, x), (target - level).clamp(min=0))
 
 
@@ -209,7 +245,7 @@ def test_a_plan_that_fits_is_admitted_as_it_is():
     torch.testing.assert_close(admit(plan, x, window), plan)
 
 
-# --- networks ---------------------------------------------------------------------------------------------------
+# --- networks --------------------------------------------------------------------------------------
 
 
 def accuracy(model, x, y, eps, **settings):
@@ -217,11 +253,14 @@ def accuracy(model, x, y, eps, **settings):
         return 1 - error(model, fwa(model, x, y, targeted=False, eps=eps, **settings), y)
 
 
-@pytest.mark.parametrize("which, method, radii, steps, left", [
-    ("lenet", "frank_wolfe", (0.02, 0.1, 0.3), 30, 0.1),
-    ("lenet", "projected_gradient", (0.02, 0.1, 0.3), 12, 0.2),
-    ("robust_lenet", "frank_wolfe", (0.1, 0.8, 3.0), 30, 0.5),
-])
+@pytest.mark.parametrize(
+    "which, method, radii, steps, left",
+    [
+        ("lenet", "frank_wolfe", (0.02, 0.1, 0.3), 30, 0.1),
+        ("lenet", "projected_gradient", (0.02, 0.1, 0.3), 12, 0.2),
+        ("robust_lenet", "frank_wolfe", (0.1, 0.8, 3.0), 30, 0.5),
+    ],
+)
 def test_accuracy_falls_as_the_radius_grows(which, method, radii, steps, left, digits, request):
     model, x, y = request.getfixturevalue(which), digits[0][:20], digits[1][:20]
     small, medium, large = (accuracy(model, x, y, eps, steps=steps, method=method) for eps in radii)
@@ -231,11 +270,14 @@ def test_accuracy_falls_as_the_radius_grows(which, method, radii, steps, left, d
 
 @pytest.mark.parametrize("which, eps, steps", [("robust_lenet", 1.5, 20), ("lenet", 0.1, 60)])
 def test_frank_wolfe_is_at_least_as_strong_as_projected_gradient(which, eps, steps, digits, request):
-    """On the robust net in as many steps: the projected gradient has to walk, step_size by step_size.  On the clean
-    net in three times as many, which take it less time than the projections do."""
+    """On the robust net in as many steps: the projected gradient has to walk, step_size by step_size.
+
+    On the clean net in three times as many, which take it less time than the projections do.
+    """
     model, x, y = request.getfixturevalue(which), digits[0][:20], digits[1][:20]
     frank_wolfe = accuracy(model, x, y, eps, steps=steps, method="frank_wolfe")
-    assert frank_wolfe <= accuracy(model, x, y, eps, steps=20, method="projected_gradient") and frank_wolfe < 0.9
+    projected_gradient = accuracy(model, x, y, eps, steps=20, method="projected_gradient")
+    assert frank_wolfe <= projected_gradient and frank_wolfe < 0.9
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -284,17 +326,27 @@ def test_a_black_image_and_one_without_a_gradient_stay_as_they_are(method):
     torch.testing.assert_close(fwa(model, x, y, targeted=False, eps=1.0, steps=5, method=method), x)
 
 
-# --- bad settings ---------------------------------------------------------------------------------------------
+# --- bad settings ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"method": "sinkhorn"}, "frank_wolfe.*projected_gradient.*got 'sinkhorn'"),
-    ({"steps": 0}, "steps >= 1.*got 0"),
-    ({"kernel_size": 4}, "kernel_size odd.*4"),
-    ({"kernel_size": 1}, "kernel_size.*>= 3.*1"),
-    ({"step_size": 0.1}, "no step_size, got 0.1.*projected_gradient"),
-    ({"step_size": -0.1, "method": "projected_gradient"}, "step_size must be positive, got -0.1"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"method": "sinkhorn"}, "frank_wolfe.*projected_gradient.*got 'sinkhorn'"),
+        ({"steps": 0}, "steps >= 1.*got 0"),
+        ({"kernel_size": 4}, "kernel_size odd.*4"),
+        ({"kernel_size": 1}, "kernel_size.*>= 3.*1"),
+        ({"step_size": 0.1}, "no step_size, got 0.1.*projected_gradient"),
+        ({"step_size": -0.1, "method": "projected_gradient"}, "step_size must be positive, got -0.1"),
+    ],
+)
 def test_bad_settings_are_refused_with_the_remedy(settings, message):
     with pytest.raises(ValueError, match=message):
-        fwa(Linear(2, (1, 4, 4)), torch.rand(1, 1, 4, 4), torch.tensor([0]), targeted=False, eps=0.1, **settings)
+        fwa(
+            Linear(2, (1, 4, 4)),
+            torch.rand(1, 1, 4, 4),
+            torch.tensor([0]),
+            targeted=False,
+            eps=0.1,
+            **settings,
+        )

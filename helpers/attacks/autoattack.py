@@ -92,12 +92,13 @@ def ensemble(
         ),
         _square(model, queries=queries, **shared),
     ]
-    x_adv = x.clone()
+    x_adv, standing = x.clone(), torch.arange(len(x), device=x.device)
     for part in parts:
         with torch.no_grad():
-            standing = (model(x_adv).argmax(1) == y).nonzero().squeeze(1)
-        if len(standing):
-            x_adv[standing] = _run(part, x[standing], y[standing], seed)
+            standing = standing[model(x_adv[standing]).argmax(1) == y[standing]]
+        if len(standing) == 0:
+            break
+        x_adv[standing] = _run(part, x[standing], y[standing], seed)
     return x_adv
 
 
