@@ -1,4 +1,4 @@
-"""The training steps beside the floor that benchmarks/training.py measures them by: what is counted, not timed."""
+"""The training steps beside the floor of benchmarks/training.py: what is counted, not timed."""
 
 import sys
 from functools import partial
@@ -17,13 +17,12 @@ from helpers import networks
 from helpers.defenses.jatp import JATP
 from helpers.networks.features import features_at
 
-SIZES = (
-    {"width": 0.05}, {"width": 0.06, "blocks": 1}, {"width": 0.06, "patch": 4, "encoder": 1, "decoder": 1, "image_size": 16}, 4
-)  # fmt: skip
+VIT = {"width": 0.06, "patch": 4, "encoder": 1, "decoder": 1, "image_size": 16}
+SIZES = ({"width": 0.05}, {"width": 0.06, "blocks": 1}, VIT, 4)
 
 
 class Counter(TorchDispatchMode):
-    """Counts the operations of convolutions and products, and the times that a value has to reach the host."""
+    """Counts the operations of convolutions and products, and how often a value has to reach the host."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +35,9 @@ class Counter(TorchDispatchMode):
             self.flops += formula(*args, **kwargs, out_val=result)
         waits = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
         # Indexing has the tag for the sake of boolean masks; with places the result's shape is known.
-        places = function is torch.ops.aten.index.Tensor and not any(i is not None and i.dtype == torch.bool for i in args[1])
+        places = function is torch.ops.aten.index.Tensor and not any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
         self.host_reads += bool(waits & set(function.tags)) and not places
         return result
 
@@ -66,7 +67,9 @@ def test_a_dir_step_takes_both_masks_in_one_pass_and_no_pass_too_many():
     batches = []
     method.denoiser.vit.register_forward_hook(lambda vit, given, out: batches.append(len(out)))
     assert counted(step).flops == counted(floors["bare passes"]).flops
-    assert batches == [8] * (training.DIR_STEPS + 1)  # two masks of four images, in the attack's steps and the update
+    assert batches == [8] * (
+        training.DIR_STEPS + 1
+    )  # two masks of four images, in the attack's steps and the update
 
 
 def test_the_attack_of_a_jatp_step_ends_at_its_layer():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.measure.embedding import MAX_POINTS, embed, probe, read_off, separation
+from helpers.measure.embedding import MAX_POINTS, embed, inputs_of, probe, read_off, separation
 
 
 def groups(dimensions):
@@ -15,7 +15,7 @@ def groups(dimensions):
     return torch.randn(80, dimensions) + 20 * labels[:, None], labels
 
 
-@pytest.mark.parametrize("method", ["tsne", "umap"])
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])
 def test_groups_stay_apart_and_a_seed_repeats(method):
     points, labels = groups(dimensions=70)  # more than PCA leaves
     with warnings.catch_warnings():
@@ -43,10 +43,23 @@ def test_bad_requests_name_the_remedy():
         embed(torch.rand(MAX_POINTS + 1, 3), "tsne")
 
 
+@pytest.mark.slow
 def test_a_map_leaves_torchs_threads_alone():
     before = torch.get_num_threads()
     embed(torch.rand(30, 5), "umap")
     assert torch.get_num_threads() == before
+
+
+def test_a_layers_inputs_are_what_it_is_given():
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+    )
+    images = torch.rand(7, 1, 2, 2)
+    features = inputs_of(model, "3", images)
+    assert torch.equal(features, model[:3](images).detach()) and not features.requires_grad
+    assert not model[3]._forward_pre_hooks
+    with pytest.raises(AttributeError):
+        inputs_of(model, "last", images)
 
 
 # --- judges ---
@@ -61,12 +74,14 @@ def test_a_judge_finds_what_is_there_and_guesses_what_is_not():
 
 
 def test_twins_of_one_image_are_on_one_side_of_the_split():
-    """Identical twins cannot be told apart; a judge that had seen one of them would learn nothing of use either."""
+    """Identical twins cannot be told apart, and a judge that had seen one would learn nothing of use."""
     images = torch.randn(100, 20)
     assert abs(probe([images, images]) - 50) < 1e-6  # of each pair one answer is right
     twins, secret = images.repeat(2, 1), (torch.arange(100) % 2).repeat(2)
     honest = read_off(twins, secret, images=torch.arange(100).repeat(2))
-    assert abs(honest - 50) < 15 and read_off(twins, secret) > honest + 10  # the second has learned twins by heart
+    assert (
+        abs(honest - 50) < 15 and read_off(twins, secret) > honest + 10
+    )  # the second has learned twins by heart
 
 
 def test_a_judge_needs_the_same_images_in_every_group():

@@ -1,4 +1,4 @@
-"""The ladder and its alarms: three broken defenses are unmasked, an adversarially trained net is not accused."""
+"""The ladder and its alarms: broken defenses are unmasked, an adversarially trained net is not accused."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ class Loud(nn.Module):
 
 
 class Dropped(nn.Module):
-    """Kills the gradient by randomness: half of the pixels, and half of the gradient, are gone in each pass."""
+    """Kills the gradient by randomness: half of the pixels, and of the gradient, are gone in each pass."""
 
     def forward(self, x):
         return x * (torch.rand_like(x) < 0.5)
@@ -50,11 +50,16 @@ def test_the_report_is_one_page_with_the_verdict_and_the_evidence(lenet, digits,
     defended, x, y = Defended(lenet, FourLevels()), digits[0][:10], digits[1][:10]
     rungs = ladder.climb(defended, x, y, eps=0.3, steps=3, queries=10)
     checks = ladder.checklist(defended, x, y, rungs)
-    file = ladder.report(tmp_path / "new" / "page.html", "<b>My</b> defense", rungs, checks, {"data": "digits"})
+    file = ladder.report(
+        tmp_path / "new" / "page.html", "<b>My</b> defense", rungs, checks, {"data": "digits"}
+    )
     text = file.read_text()
     assert "&lt;b&gt;My" in text and "data: <b>digits</b>" in text
-    assert all(check.evidence in text for check in checks) and text.count("✗") == sum(not c.holds for c in checks) > 0
-    assert f"Robust error <b>{ladder.strongest(rungs)} %</b>" in text
+    assert (
+        all(check.evidence in text for check in checks)
+        and text.count("✗") == sum(not c.holds for c in checks) > 0
+    )
+    assert f"Robust error <b>{ladder.strongest(rungs)}</b>" in text
     assert all(f"<td>{rung.threat}</td><td>{rung.attack}</td>" in text for rung in rungs)
 
 
@@ -63,11 +68,12 @@ def of(rungs, threat):
 
 
 def test_an_adversarially_trained_net_raises_no_alarm(robust_lenet, lenet, digits):
-    rungs, found = climbed(robust_lenet, nn.Identity(), digits, eps=0.3, surrogate=lenet, substitute=nn.Identity())
+    rungs, found = climbed(
+        robust_lenet, nn.Identity(), digits, eps=0.3, surrogate=lenet, substitute=nn.Identity()
+    )
     assert found == []
-    assert [rung.threat for rung in rungs] == [
-        "none", "oblivious", "gray box", "white box", "white box", "white box", "transfer", "BPDA", "black box", "no budget",
-    ]  # fmt: skip
+    known = ["none", "oblivious", "gray box", *["white box"] * 3]
+    assert [rung.threat for rung in rungs] == [*known, "transfer", "BPDA", "black box", "no budget"]
     assert 0 < ladder.strongest(rungs).value < 40
 
 
@@ -157,7 +163,9 @@ def test_the_vote_is_for_the_label_that_most_passes_give(digits):
             self.answers = self.answers[1:] + self.answers[:1]
             return nn.functional.one_hot(torch.tensor([self.answers[-1]] * len(x)), 4).float()
 
-    rung = ladder._judge(Torn(), torch.zeros(2, dtype=torch.long), "none", "natural", lambda: torch.rand(2, 1, 4, 4), 0)
+    rung = ladder._judge(
+        Torn(), torch.zeros(2, dtype=torch.long), "none", "natural", lambda: torch.rand(2, 1, 4, 4), 0
+    )
     assert rung.error.count == 1  # three passes of five on both: 1.2 of two images, rounded
     assert rung.vote.count == 0 and rung.worst.count == 2
 
@@ -170,7 +178,9 @@ def test_two_classes_and_an_unruly_denoiser_do_not_stop_the_ladder():
     target = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     x = torch.rand(4, 1, 4, 4)
     y = target(x).argmax(1)
-    rungs = ladder.climb(Defended(target, Unruly()), x, y, eps=0.3, steps=3, queries=5, samples=(2,), autoattack=True)
+    rungs = ladder.climb(
+        Defended(target, Unruly()), x, y, eps=0.3, steps=3, queries=5, samples=(2,), autoattack=True
+    )
     assert [r.attack for r in rungs if r.threat == "white box"] == ["pgd", "apgd_ce"]
     assert not any(r.threat == "fixed mask" for r in rungs)
 
@@ -191,6 +201,9 @@ def test_an_eot_curve_that_still_rises_is_an_alarm(lenet, digits):
         return ladder.Rung(threat, "pgd", rate, rate, rate, torch.zeros(100, dtype=torch.bool), 0.0)
 
     rungs = [rung("none", 1), rung("white box", 70), rung("EOT 2", 60), rung("EOT 5", 66)]
-    assert "still rising" in ladder.alarms(Defended(lenet, nn.Identity()), digits[0][:4], digits[1][:4], rungs)[0]
+    assert (
+        "still rising"
+        in ladder.alarms(Defended(lenet, nn.Identity()), digits[0][:4], digits[1][:4], rungs)[0]
+    )
     rungs[-1] = rung("EOT 5", 65)
     assert ladder.alarms(Defended(lenet, nn.Identity()), digits[0][:4], digits[1][:4], rungs) == []

@@ -1,13 +1,27 @@
 """The ledger holds the papers' numbers unchanged and refuses a row it cannot vouch for."""
+
 import csv
 
 import pytest
 
 from helpers import ledger
 
-GOOD = {"id": "toy/t1/lenet/arn_pp/pgd", "paper": "toy", "place": "table 1", "dataset": "mnist", "target": "lenet5",
-        "defense": "arn", "seen": "pp", "attack": "pgd", "threat": "oblivious", "eps": "8/255",
-        "metric": "error_rate", "value": "1.85", "pm": "", "note": "one, two"}
+GOOD = {
+    "id": "toy/t1/lenet/arn_pp/pgd",
+    "paper": "toy",
+    "place": "table 1",
+    "dataset": "mnist",
+    "target": "lenet5",
+    "defense": "arn",
+    "seen": "pp",
+    "attack": "pgd",
+    "threat": "oblivious",
+    "eps": "8/255",
+    "metric": "error_rate",
+    "value": "1.85",
+    "pm": "",
+    "note": "one, two",
+}
 
 
 def write(folder, *rows, columns=ledger.COLUMNS):
@@ -47,17 +61,36 @@ def column(rows, place, target, attack):
 
 # --- a CSV file is refused when it breaks a rule ---
 
+
 def test_a_good_row_is_read_with_its_numbers_as_floats(tmp_path):
-    row, = ledger.read(write(tmp_path, GOOD | {"pm": "0.2"}))
+    (row,) = ledger.read(write(tmp_path, GOOD | {"pm": "0.2"}))
     assert row == GOOD | {"value": 1.85, "pm": 0.2}
 
 
-@pytest.mark.parametrize("name, bad", [
-    ("id", "arn/t1/lenet/arn_pp/pgd"), ("paper", "arn"), ("dataset", "minst"), ("target", "lenet"),
-    ("defense", "ARN"), ("seen", "pd"), ("attack", "pdg"), ("threat", "black_box"), ("metric", "error"),
-    ("eps", "0.3x"), ("eps", "1/0"), ("eps", "0"), ("pm", "-1"), ("pm", "?"),
-    ("value", ""), ("value", "nan"), ("value", "1,85"), ("value", "-0.1"), ("value", "100.1"),
-])
+@pytest.mark.parametrize(
+    "name, bad",
+    [
+        ("id", "arn/t1/lenet/arn_pp/pgd"),
+        ("paper", "arn"),
+        ("dataset", "minst"),
+        ("target", "lenet"),
+        ("defense", "ARN"),
+        ("seen", "pd"),
+        ("attack", "pdg"),
+        ("threat", "black_box"),
+        ("metric", "error"),
+        ("eps", "0.3x"),
+        ("eps", "1/0"),
+        ("eps", "0"),
+        ("pm", "-1"),
+        ("pm", "?"),
+        ("value", ""),
+        ("value", "nan"),
+        ("value", "1,85"),
+        ("value", "-0.1"),
+        ("value", "100.1"),
+    ],
+)
 def test_a_bad_cell_is_named_with_file_row_column_and_value(tmp_path, name, bad):
     row = GOOD | {name: bad}
     path = write(tmp_path, row)
@@ -68,12 +101,19 @@ def test_a_bad_cell_is_named_with_file_row_column_and_value(tmp_path, name, bad)
 
 
 def test_a_name_outside_the_vocabulary_is_answered_with_the_choices(tmp_path):
-    with pytest.raises(ValueError, match="'bpda', 'bpda_eot', 'gray_box'.*add the name to helpers.ledger.VOCABULARY"):
+    with pytest.raises(
+        ValueError, match="'bpda', 'bpda_eot', 'gray_box'.*add it to helpers/ledger/vocabulary.yaml"
+    ):
         ledger.read(write(tmp_path, GOOD | {"threat": "graybox"}))
 
 
+def test_a_papers_own_defense_may_bear_its_name(tmp_path):
+    (row,) = ledger.read(write(tmp_path, GOOD | {"defense": "toy"}))
+    assert row["defense"] == "toy"
+
+
 def test_a_reduction_may_leave_the_range_of_a_rate(tmp_path):
-    row, = ledger.read(write(tmp_path, GOOD | {"metric": "reduction", "value": "-3"}))
+    (row,) = ledger.read(write(tmp_path, GOOD | {"metric": "reduction", "value": "-3"}))
     assert row["value"] == -3
 
 
@@ -89,7 +129,7 @@ def test_an_id_may_occur_only_once(tmp_path):
 
 @pytest.mark.parametrize("metric", ["l1_distance", "epoch_seconds", "time_ratio"])
 def test_a_distance_and_a_time_have_their_own_unit(tmp_path, metric):
-    row, = ledger.read(write(tmp_path, GOOD | {"metric": metric, "value": "3072"}))
+    (row,) = ledger.read(write(tmp_path, GOOD | {"metric": metric, "value": "3072"}))
     assert row["value"] == 3072
 
 
@@ -121,6 +161,7 @@ def test_an_unquoted_comma_is_refused(tmp_path):
 
 # --- finding numbers ---
 
+
 def test_load_joins_all_papers_in_the_folder(tmp_path, monkeypatch):
     write(tmp_path, GOOD | {"id": "zoo/t1", "paper": "zoo"}).rename(tmp_path / "zoo.csv")
     write(tmp_path, GOOD)
@@ -141,18 +182,36 @@ def test_published_gives_the_printed_number():
 
 def test_published_offers_the_three_closest_ids():
     with pytest.raises(LookupError) as error:
-        ledger.published("arn/t1/lenet/arn_pp/jsma")
+        ledger.published("arn/t1/lenet/arn_pp/jsma_target")
     closest = str(error.value).split("closest: ")[1].split(", ")
     assert closest[0] == "arn/t1/lenet/arn_pp/jsma_targeted" and len(closest) == 3
 
 
+def test_a_table_is_read_by_what_its_ids_begin_with(arn):
+    table = ledger.table("arn/t1/lenet")
+    assert table.shape == (9, 9) and table.loc["arn_pp", "jsma_targeted"] == 16.75
+    assert list(table.index[:2]) == ["none", "at_pgd"] and list(table.columns[:2]) == ["natural", "pgd"]
+
+
+def test_a_table_of_several_targets_has_a_level_for_them():
+    table = ledger.table("jatp/t2")
+    assert table["standard"].shape == (6, 4) and set(table.columns.levels[0]) == {"standard", "mma", "mart"}
+    assert table.loc["jatp", ("mma", "pgd")] == ledger.published("jatp/t2/mma/jatp/pgd")
+
+
+def test_a_table_that_is_not_there_is_an_error():
+    with pytest.raises(LookupError, match="begins with arn/t9/"):
+        ledger.table("arn/t9")
+
+
 # --- ARN: the tables are complete ---
+
 
 def test_arn_has_every_number_of_every_table(arn):
     assert arn.place.value_counts().to_dict() == {
-        "table 1": 2 * 9 * 9,           # targets x defenses x columns
-        "table 2": 2 * 9 * 5 + 6 * 5,   # MNIST and CIFAR-10, then LISA
-        "table 3": 5 * 2 + 4 * 2,       # PGD_T, then CW and DDN
+        "table 1": 2 * 9 * 9,  # targets x defenses x columns
+        "table 2": 2 * 9 * 5 + 6 * 5,  # MNIST and CIFAR-10, then LISA
+        "table 3": 5 * 2 + 4 * 2,  # PGD_T, then CW and DDN
         "table 4": 4 * 2,
         "table 5": 8 * 5,
         "section 4.2": 14,
@@ -167,6 +226,7 @@ def test_arn_tables_1_and_2_have_no_gap(arn, place):
 
 
 # --- ARN: the copy agrees with itself, which a misread digit or a shifted row would break ---
+
 
 def test_arn_table_2_repeats_the_natural_errors_of_table_1(arn):
     for target in ("lenet5", "resnet110"):
@@ -190,14 +250,20 @@ def test_arn_section_4_2_repeats_the_tables(arn):
 
 
 def test_arn_every_defense_errs_more_under_the_raised_budget(arn):
-    for place, target, attack in [("table 1", "lenet5", "pgd"), ("table 1", "lenet5", "aa"),
-                                  ("table 1", "resnet110", "pgd"), ("table 1", "resnet110", "aa"),
-                                  ("table 2", "lenet5", "fwa"), ("table 2", "resnet110", "fwa")]:
+    for place, target, attack in [
+        ("table 1", "lenet5", "pgd"),
+        ("table 1", "lenet5", "aa"),
+        ("table 1", "resnet110", "pgd"),
+        ("table 1", "resnet110", "aa"),
+        ("table 2", "lenet5", "fwa"),
+        ("table 2", "resnet110", "fwa"),
+    ]:
         default, raised = (column(arn, place, target, name) for name in (attack, attack + "_big"))
         assert (raised >= default).all() and raised["arn_pp"] > default["arn_pp"]
 
 
 # --- ARN: what the paper claims in words, and where its tables say otherwise ---
+
 
 @pytest.mark.parametrize("attack", ["pgd", "pgd_targeted", "cw", "aa", "jsma_targeted", "pgd_big", "aa_big"])
 def test_arn_pp_is_best_on_lenet_against_most_pixel_attacks(arn, attack):
@@ -217,8 +283,10 @@ def test_arn_is_best_against_every_lisa_patch(arn):
 
 def test_arn_reduction_of_66_percent_under_bpda_is_mnist_alone(arn):
     def reduction(target):
-        ape_gan, ours = (arn.loc[[f"arn/t4/{target}/{defense}/pgd-ite{n}" for n in (40, 100)]].value.to_numpy()
-                         for defense in ("ape_gan", "arn"))
+        ape_gan, ours = (
+            arn.loc[[f"arn/t4/{target}/{defense}/pgd-ite{n}" for n in (40, 100)]].value.to_numpy()
+            for defense in ("ape_gan", "arn")
+        )
         return 100 * (1 - ours / ape_gan).mean()
 
     claimed = arn.loc["arn/s4.2/lenet/arn/pgd-bpda-reduction"].value
@@ -228,7 +296,9 @@ def test_arn_reduction_of_66_percent_under_bpda_is_mnist_alone(arn):
 
 def test_arn_reduction_of_24_percent_in_the_white_box_is_at_the_default_budget_alone(arn):
     def reduction(eps):
-        others = arn.loc[[f"arn/t3/lenet/{defense}/pgd_targeted-eps{eps}-ite40" for defense in ("ape_gan", "hgd")]].value
+        others = arn.loc[
+            [f"arn/t3/lenet/{defense}/pgd_targeted-eps{eps}-ite40" for defense in ("ape_gan", "hgd")]
+        ].value
         return 100 * (1 - arn.loc[f"arn/t3/lenet/arn/pgd_targeted-eps{eps}-ite40"].value / others).mean()
 
     assert round(reduction("0.3")) == arn.loc["arn/s4.2/lenet/arn/pgd_targeted-white_box-reduction"].value
@@ -237,12 +307,13 @@ def test_arn_reduction_of_24_percent_in_the_white_box_is_at_the_default_budget_a
 
 # --- ADD: the tables are complete ---
 
+
 def test_add_has_every_number_of_tables_1_2_5_6_7(add):
     assert add.place.value_counts().to_dict() == {
         "table 1": 3 * 3 * (8 + 1),  # data sets x defenses x (attacks and the line below the block)
         "table 2": 4 * 4,
-        "table 5": 5 + 3,            # MNIST, CIFAR-10
-        "table 6": 2 * 2 * 3,        # data sets x (adv, def) x measures
+        "table 5": 5 + 3,  # MNIST, CIFAR-10
+        "table 6": 2 * 2 * 3,  # data sets x (adv, def) x measures
         "table 7": 2 * 4,
         "section 4.2": 2,
     }
@@ -255,7 +326,7 @@ def test_add_tables_1_and_2_have_no_gap(add):
 
 
 def test_add_targeted_attacks_alone_have_targeted_accuracy(add):
-    targeted = add.attack.str.endswith("_t")
+    targeted = add.attack.str.endswith("_targeted")
     assert set(add.metric[targeted]) == {"targeted_accuracy"}
     assert set(add.metric[~targeted]) == {"accuracy", "roc_auc", "precision", "recall"}
 
@@ -266,6 +337,7 @@ def test_add_other_papers_networks_are_all_in_table_5_with_a_target_the_paper_do
 
 
 # --- ADD: the copy agrees with itself and with ARN's ---
+
 
 def test_add_table_6_has_the_recall_that_arn_reports_for_its_own_defense(add, arn):
     assert add.value["add/t6/mnist/def/recall"] == arn.value["arn/s4.3/lenet/arn/lid"]
@@ -291,6 +363,7 @@ def test_add_the_target_alone_is_below_every_defense_under_attack(add):
 
 # --- ADD: what the paper claims in words, and where its tables say otherwise ---
 
+
 def test_add_beats_ape_gan_under_every_attack_but_not_on_natural_cifar(add):
     gain = table_1(add, "add") - table_1(add, "ape_gan")
     assert (gain.drop(columns="natural") > 0).all(axis=None)
@@ -306,14 +379,19 @@ def test_add_s_gains_under_every_spatial_attack_and_loses_on_natural_images(add)
 
 def test_add_targeted_attacks_are_not_always_the_weaker_ones(add):
     rows = table_1(add, "add")
-    harder = {kind: set(rows.index[rows[f"{kind}_t"] < rows[f"{kind}_u"]]) for kind in ("pgd", "cw", "ddn")}
+    harder = {kind: set(rows.index[rows[f"{kind}_targeted"] < rows[kind]]) for kind in ("pgd", "cw", "ddn")}
     assert harder == {"pgd": set(), "cw": {"cifar10", "svhn"}, "ddn": {"cifar10", "svhn"}}
 
 
 def test_add_in_table_5_the_mnist_defense_of_the_smaller_training_budget_is_not_ahead(add):
     mnist = add[(add.place == "table 5") & (add.dataset == "mnist")].value
     assert list(mnist.sort_values(ascending=False).index.str.split("/").str[3]) == [
-        "ours_eps0.3", "crown", "ibp", "ours_eps0.1", "fast"]
+        "ours_eps0.3",
+        "crown",
+        "ibp",
+        "ours_eps0.1",
+        "fast",
+    ]
 
 
 def test_add_restores_better_than_ape_gan_although_the_wanted_image_is_adversarial(add):
@@ -324,9 +402,10 @@ def test_add_restores_better_than_ape_gan_although_the_wanted_image_is_adversari
 
 # --- JATP: the tables are complete ---
 
+
 def test_jatp_has_every_number_of_tables_1_and_2_and_the_two_distances(jatp):
     assert jatp.place.value_counts().to_dict() == {
-        "table 1": 5 * 6,      # defenses x columns
+        "table 1": 5 * 6,  # defenses x columns
         "table 2": 3 * 6 * 4,  # targets x defenses x columns
         "section 2.3": 2,
     }
@@ -372,9 +451,14 @@ def test_jatp_is_below_the_bare_target_under_every_attack_but_ti_bim(jatp, targe
     assert set(gain.index[gain > 0]) == set(rows.columns) & {"natural", "ti_bim"}
 
 
-@pytest.mark.parametrize("target, above", [
-    ("standard", {"natural", "pgd", "fwa"}), ("mma", set()), ("mart", {"dlr", "fwa"}),
-])
+@pytest.mark.parametrize(
+    "target, above",
+    [
+        ("standard", {"natural", "pgd", "fwa"}),
+        ("mma", set()),
+        ("mart", {"dlr", "fwa"}),
+    ],
+)
 def test_jatp_prime_is_above_the_bare_target_in_five_cells_of_twelve(jatp, target, above):
     rows = accuracies(jatp, target)
     gain = rows.loc["jatp_prime"] - rows.loc["none"]
@@ -399,13 +483,14 @@ def test_jatp_restored_examples_are_farther_away_than_adversarial_ones(jatp):
 
 # --- DIR: the tables are complete ---
 
+
 def test_dir_has_every_number_of_the_tables_and_of_the_text(dir_):
     assert dir_.place.value_counts().to_dict() == {
         "table 1": 2 * 6 * 5,  # data sets x defenses x columns
         "table 2": 2 * 6 * 3,  # targets x defenses x columns
         "table 3": 4,
-        "table 4": 3 * 2,      # methods x (accuracy, time)
-        "table 5": 6 * 2,      # depths x (natural, PGD)
+        "table 4": 3 * 2,  # methods x (accuracy, time)
+        "table 5": 6 * 2,  # depths x (natural, PGD)
         "section 4.2": 3,
         "section 4.3": 3 * 2 + 3,  # mask ratios x (natural, PGD), then pre-training
     }
@@ -437,9 +522,12 @@ def test_dir_attacks_under_a_stated_threat_are_white_box_or_bpda_with_eot(dir_):
 
 # --- DIR: the copy agrees with itself, and what the paper claims in words ---
 
+
 def accuracies_of(dir_, place):
     """What DIR's Table 1 or 2 prints: (data set, target, defense) x columns."""
-    return dir_[dir_.place == place].pivot(index=["dataset", "target", "defense"], columns="attack", values="value")
+    return dir_[dir_.place == place].pivot(
+        index=["dataset", "target", "defense"], columns="attack", values="value"
+    )
 
 
 def test_dir_tables_and_text_repeat_the_default_settings_numbers(dir_):
@@ -458,7 +546,9 @@ def test_dir_alone_is_above_the_bare_target_under_every_attack(dir_, place):
         assert (gain > 0 if defense == "dir" else gain < 0).all(axis=None)
 
 
-def test_dir_every_denoiser_costs_natural_accuracy_and_dirs_is_the_best_only_on_cifar_with_its_own_target(dir_):
+def test_dir_every_denoiser_costs_natural_accuracy_and_dirs_is_the_best_only_on_cifar_with_its_own_target(
+    dir_,
+):
     for place, best in (("table 1", ["dir", "jatp"]), ("table 2", ["jatp", "jatp"])):
         natural = accuracies_of(dir_, place).natural.unstack("defense")
         denoised = natural.drop(columns="none")
@@ -482,8 +572,12 @@ def test_dir_adaptive_attacks_are_stronger_than_pgd_but_weaker_than_autoattack(d
 
 # --- DIR: where its numbers do not fit together ---
 
+
 def test_dir_table_4_has_hgd_more_robust_before_a_naturally_trained_target_than_under_table_1s_pgd(dir_):
-    gain = {d: dir_.value[f"dir/t4/{d}/pgd"] - dir_.value[f"dir/t1/cifar10/{d}/pgd"] for d in ("hgd", "jatp", "dir")}
+    gain = {
+        d: dir_.value[f"dir/t4/{d}/pgd"] - dir_.value[f"dir/t1/cifar10/{d}/pgd"]
+        for d in ("hgd", "jatp", "dir")
+    }
     assert gain["hgd"] > 0 > max(gain["jatp"], gain["dir"])
 
 

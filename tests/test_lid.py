@@ -1,4 +1,4 @@
-"""Local intrinsic dimensionality on manifolds of known dimension; the detector on what it should and should not find."""
+"""Local intrinsic dimensionality on manifolds of known dimension; what the detector finds and does not."""
 
 from math import log
 
@@ -8,12 +8,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from helpers.measure import lid
 from helpers.attacks import pgd
+from helpers.measure import lid
 
 
 def manifold(kind, dimension, points=1500, ambient=50):
-    """Points spread evenly on a flat or a spherical piece of `dimension`, turned at random in `ambient` dimensions."""
+    """Points spread evenly on a flat or spherical piece of `dimension`, turned at random in `ambient` ones."""
     if kind == "plane":
         flat = torch.rand(points, dimension)
     else:
@@ -46,7 +46,9 @@ def test_the_estimate_knows_no_scale_and_no_direction():
 
 def test_a_point_and_its_copies_are_not_its_neighbours():
     points = 10 + torch.randn(40, 500)  # far from the origin, where distances by matrix products are not zero
-    alone = torch.stack([lid.lid(points[[i]], torch.cat([points[:i], points[i + 1 :]]))[0] for i in range(40)])
+    alone = torch.stack(
+        [lid.lid(points[[i]], torch.cat([points[:i], points[i + 1 :]]))[0] for i in range(40)]
+    )
     torch.testing.assert_close(lid.lid(points, torch.cat([points, points[:1]]))[0], alone[0])
     torch.testing.assert_close(lid.lid(points, points), alone)
 
@@ -87,7 +89,11 @@ def test_features_are_the_lid_among_the_other_natural_images_of_the_minibatch():
     # row 3 in images 0 to 9; row 22 in the last minibatch, filled up to 15 to 24
     for row, images in ((3, range(10)), (22, range(15, 25))):
         others = natural[[i for i in images if i != row]]
-        layers = zip(lid.activations(model, x[[row]], ["first"]), lid.activations(model, others, ["first"]), strict=True)
+        layers = zip(
+            lid.activations(model, x[[row]], ["first"]),
+            lid.activations(model, others, ["first"]),
+            strict=True,
+        )
         expected = [lid.lid(ours, theirs, k=4).item() for ours, theirs in layers]
         assert features[row] == pytest.approx(expected, rel=1e-3)  # the batch size changes the last digits
 
@@ -155,7 +161,9 @@ def test_lid_detects_pgd_on_a_digit_classifier(lenet, digits):
     x, y = digits
     adversarial = pgd(lenet, x, y, targeted=False, eps=0.3, steps=10, step_size=0.06)
     noisy = lid.noisy(x, adversarial)
-    features = [lid.lid_features(lenet, images, x, ["conv2", "linear1"]) for images in (x, noisy, adversarial)]
+    features = [
+        lid.lid_features(lenet, images, x, ["conv2", "linear1"]) for images in (x, noisy, adversarial)
+    ]
     detector = lid.train_detector(*(part[:100] for part in features))
     result = lid.detect(detector, *(part[100:] for part in features))
     assert result["roc_auc"].interval[0] > 50

@@ -125,12 +125,11 @@ def _made(
     definition = source.attack(attack)
     made = {
         "attack": attack,
-        "revision": source.revision(definition),
+        "revisions": source.revisions(definition),
         "targeted": targeted,
-        "settings": source.defaults(definition) | settings,
+        "settings": source.defaults(definition) | settings | {"seed": seed},
         "victim": victim.made,
         "images": hashlib.sha256(x.cpu().numpy().tobytes() + y.cpu().numpy().tobytes()).hexdigest(),
-        "seed": seed,
     }
     stored = artifacts.make(f"{kind}-{attack}", Recipe(made, asked={}), build)
     return stored.tensors["images"].to(device()), tuple(stored.info["cost"])

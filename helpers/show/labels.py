@@ -1,7 +1,7 @@
 """How every table and figure writes the names of the ledger and of the profiles: one `label` for all."""
 
 # An attack's ending says what is special about it.
-ENDINGS = {"_targeted": "-T", "_big": " ε′", "_03": " ε 0.3"}
+ENDINGS = {"_targeted": "-T", "_big": " ε′", "_03": " ε 0.3", "_40": "-40", "_seen": " (seen)"}
 
 # Names as they are, then what may be followed by an ending (attacks) or by a set of seen attacks (defenses).
 NAMES = {
@@ -23,6 +23,11 @@ NAMES = {
     "vgg19": "VGG-19",
     "standard": "Standard",
     "natural_target": "natural target",
+    "retrained": "retrained target",
+    "cnn": "CNN",
+    "narrow": "narrow LeNet",
+    "vgg": "VGG",
+    "wrn": "WRN",
     # threats and metrics
     "oblivious": "oblivious",
     "gray_box": "gray box",
@@ -77,6 +82,11 @@ ATTACKS = {
     "feature_pgd": "features",
     "restored": "restored",
     "mask_adaptive": "mask-adaptive",
+    "mask1": "mask 1",
+    "mask2": "mask 2",
+    "mask3": "mask 3",
+    "mask4": "mask 4",
+    "mask5": "mask 5",
     "adaptive": "adaptive",
     "ensemble": "ensemble",
 }
