@@ -13,7 +13,7 @@ from helpers.measure import lid
 
 
 def manifold(kind, dimension, points=1500, ambient=50):
-    """Points spread evenly on a flat or spherical piece of `dimension`, turned at random in `ambient` ones."""
+    """Points spread evenly on a flat or spherical piece of `dimension`, turned at random in `ambient`."""
     if kind == "plane":
         flat = torch.rand(points, dimension)
     else:

@@ -59,7 +59,9 @@ def style() -> None:
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
     plt.rcParams.update({"figure.dpi": DPI, "savefig.bbox": "tight", "axes.titlesize": "medium"})
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
-        plt.get_backend()  # chooses the notebook's, which puts its own formatter in place
+        plt.switch_backend(
+            plt.get_backend()
+        )  # loads the notebook's, which would put its own formatter in place
         shell.display_formatter.formatters["image/png"].for_type(Figure, png)
 
 
