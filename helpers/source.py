@@ -1,15 +1,18 @@
 """What the source code says, read without running it: defaults, revisions and fingerprints.
 
-A key of an artifact holds *complete* settings, so it needs the defaults of a method or an attack; and what was
-made by other code than today's should say so.  Both are read from the syntax tree, which takes no torch.
+A key of an artifact holds *complete* settings, so it needs the defaults of a method or an attack; and what
+was made by other code than today's should say so.  Both are read from the syntax tree, which takes no torch.
 """
 
 import ast
 import hashlib
+import inspect
 import operator
+import textwrap
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from helpers import ROOT
 
@@ -24,9 +27,6 @@ OPERATORS = {
 # In the place of a default where there is none.
 REQUIRED = object()
 
-# Attacks that were registered outside of `helpers.attacks`: name -> file.
-ELSEWHERE: dict[str, Path] = {}
-
 
 class Definition(NamedTuple):
     """A class, a function or a constant at the top level of a module."""
@@ -35,47 +35,75 @@ class Definition(NamedTuple):
     name: str
     node: ast.stmt
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.module.name}.{self.name}"
 
 
 class Module:
-    """One source file: its definitions and what it imports from `helpers`, by name."""
+    """One source file: its definitions, and what it imports from `helpers`, by name.
 
-    def __init__(self, file: Path):
-        self.file = file
-        inside = file.is_relative_to(ROOT)
-        parts = file.relative_to(ROOT).with_suffix("").parts if inside else (file.stem,)
-        self.name = ".".join(parts).removesuffix(".__init__")
+    name: as in an import.
+    text: its source.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
         self.nodes: dict[str, ast.stmt] = {}
         self.imported: dict[str, tuple[str, str]] = {}
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        tree = ast.parse(text)
+        for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 self.nodes[node.name] = node
-            elif isinstance(node, ast.Assign):
-                for target in node.targets:
-                    if isinstance(target, ast.Name):
-                        self.nodes[target.id] = node
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers"):
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                self.nodes |= _assigned(node)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers"):
                 for alias in node.names:
                     self.imported[alias.asname or alias.name] = (node.module, alias.name)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is no part of `helpers`, but the reader's own."""
+        return self.name.partition(".")[0] != "helpers"
+
     def find(self, name: str) -> Definition | None:
-        """The definition that `name` stands for in this module, followed through imports; None for a foreign one."""
+        """The definition that `name` stands for here, followed through imports; None for a foreign one."""
         if name in self.nodes:
             return Definition(self, name, self.nodes[name])
         if name in self.imported:
-            module, original = self.imported[name]
-            file = _file_of(module)
-            return _module(file).find(original) if file else None
+            return find(*self.imported[name])
         return None
+
+
+# Attacks that are registered outside of `helpers.attacks`, in a notebook or a test: name -> definition.
+ELSEWHERE: dict[str, Definition] = {}
+
+
+def register(function: Callable) -> None:
+    """Let `attack` find a function that is defined outside of `helpers.attacks`.
+
+    Its whole file is read; of one in a notebook, which has no file, its own source alone.
+    """
+    name, place = function.__name__, function.__module__
+    if place.startswith("helpers.attacks."):
+        return
+    file = Path(inspect.getfile(function))
+    module = Module(place, file.read_text(encoding="utf-8")) if file.exists() else None
+    if module is None or name not in module.nodes:
+        module = Module(place, textwrap.dedent(inspect.getsource(function)))
+    ELSEWHERE[name] = module.find(name)
+
+
+def find(module: str, name: str) -> Definition | None:
+    """What `from module import name` gives, if it is defined in `helpers`; else None."""
+    file = _file_of(module)
+    return _module(module, file).find(name) if file else None
 
 
 def method(path: str) -> Definition:
     """The class of a method, such as "arn.ARN" in `helpers.defenses`; ValueError if there is none."""
     module, _, name = path.rpartition(".")
-    file = _file_of(f"helpers.defenses.{module}")
-    found = _module(file).find(name) if file else None
+    found = find(f"helpers.defenses.{module}", name) if module else None
     if found is None:
         raise ValueError(
             f"there is no method {path!r} in helpers/defenses: write file.Class, such as arn.ARN"
@@ -83,52 +111,40 @@ def method(path: str) -> Definition:
     return found
 
 
+def attacks() -> dict[str, Definition]:
+    """The functions of all attacks by name, those registered elsewhere included."""
+    return _attacks() | ELSEWHERE
+
+
 def attack(name: str) -> Definition:
     """The function of an attack, such as "pgd"; ValueError if there is none, with the choices."""
-    known = _attacks() | {other: _module(file).find(other) for other, file in ELSEWHERE.items()}
-    if name not in known:
-        raise ValueError(f"unknown attack: {name!r}; choose one of {', '.join(known)}")
-    return known[name]
+    if name not in attacks():
+        raise ValueError(f"unknown attack: {name!r}; choose one of {', '.join(attacks())}")
+    return attacks()[name]
 
 
 def network(name: str) -> Definition:
     """The classifier that `helpers.networks.build` knows as `name`; ValueError if there is none."""
-    module = _module(_file_of("helpers.networks"))
-    table = module.nodes["NETWORKS"].value
-    names = {key.value: value.id for key, value in zip(table.keys, table.values, strict=True)}
+    table = find("helpers.networks", "NETWORKS")
+    names = {key.value: value.id for key, value in _items(table)}
     if name not in names:
         raise ValueError(f"unknown network {name!r}; choose one of {', '.join(names)}")
-    return module.find(names[name])
+    return table.module.find(names[name])
 
 
-@cache
-def _attacks():
-    found = {}
-    for file in sorted((ROOT / "helpers" / "attacks").glob("*.py")):
-        module = _module(file)
-        for name, node in module.nodes.items():
-            if isinstance(node, ast.FunctionDef) and _decorator(node) is not None:
-                found[name] = Definition(module, name, node)
-    return found
+def ready_made() -> dict[str, tuple[str | None, Definition]]:
+    """Classifiers that `helpers.networks.zoo` loads: {name: (its file in data/zoo, its network)}.
+
+    The file is None for those that come with the advertorch package.
+    """
+    zoo = "helpers.networks.zoo"
+    shipped = ast.literal_eval(find(zoo, "ZOO").node.value)
+    with_advertorch = ast.literal_eval(find(zoo, "ADVERTORCH_WEIGHTS").node.value)
+    found = {name: (None, network("lenet5")) for name in with_advertorch}
+    return found | {name: (file, network(kind)) for name, (file, kind, *_) in shipped.items()}
 
 
-def revision(definition: Definition) -> int:
-    """`revision` of a method's class (inherited ones too), or of an attack's decorator `@attack(revision=…)`."""
-    node = definition.node
-    if isinstance(node, ast.FunctionDef):
-        keywords = {k.arg: k.value for k in _decorator(node).keywords}
-        return ast.literal_eval(keywords["revision"]) if "revision" in keywords else 1
-    for statement in node.body:
-        name = (
-            statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        )
-        if isinstance(name, ast.Name) and name.id == "revision":
-            return ast.literal_eval(statement.value)
-    bases = [base for base in _bases(definition) if isinstance(base.node, ast.ClassDef)]
-    return revision(bases[0]) if bases else 1
-
-
-def signature(definition: Definition) -> dict:
+def signature(definition: Definition) -> dict[str, Any]:
     """Names that a class or a function takes with their defaults, REQUIRED where there is none.
 
     Of a class those of `__init__`; those that it hands on to others (`**settings`) included.
@@ -139,28 +155,141 @@ def signature(definition: Definition) -> dict:
     arguments = function.args
     positional = arguments.posonlyargs + arguments.args
     names = [a.arg for a in positional + arguments.kwonlyargs]
-    values = (
-        [REQUIRED] * (len(positional) - len(arguments.defaults)) + arguments.defaults + arguments.kw_defaults
-    )
-    taken = {}
-    for name, value in zip(names, values, strict=True):
-        taken[name] = _value(value, owner.module) if isinstance(value, ast.expr) else REQUIRED
+    without = [None] * (len(positional) - len(arguments.defaults))
+    nodes = without + arguments.defaults + arguments.kw_defaults
+    taken = {
+        name: REQUIRED if node is None else _value(node, owner.module)
+        for name, node in zip(names, nodes, strict=True)
+    }
     taken.pop("self", None)
-    if arguments.kwarg:
-        for callee in _handed_to(function, arguments.kwarg.arg, owner):
-            taken = signature(callee) | taken
-    return taken
+    return _handed_on(function, owner) | taken
 
 
-def defaults(definition: Definition) -> dict:
+def defaults(definition: Definition) -> dict[str, Any]:
     """The part of the `signature` that has a default."""
     return {name: value for name, value in signature(definition).items() if value is not REQUIRED}
 
 
 def parameters(definition: Definition) -> set[str]:
     """Names that the class or function itself takes, without those that it only hands on."""
-    arguments = _function_of(definition)[1].args
+    _, function = _function_of(definition)
+    if function is None:
+        return set()
+    arguments = function.args
     return {a.arg for a in arguments.posonlyargs + arguments.args + arguments.kwonlyargs} - {"self"}
+
+
+def fingerprint(*definitions: Definition) -> dict[str, str]:
+    """{qualified name: hash} of the definitions and of all of `helpers` that they use.
+
+    Comments and docstrings do not count.  Networks and attacks that are built by name count where the
+    settings
+    name them: give their definitions, too.
+    """
+    return {str(one): _hash(one) for one in _closure(definitions)}
+
+
+def revisions(*definitions: Definition) -> dict[str, int | str]:
+    """{qualified name: revision} of all that has one among the definitions and what they use.
+
+    That is `revision` in a method's class, and in an attack's `@attack(revision=…)`.  What is defined outside
+    of
+    `helpers` is being tried out: a hash of its code stands for its revision.
+    """
+    found = {
+        str(one): _hash(one) if one.module.elsewhere else _revision(one) for one in _closure(definitions)
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def digest(text: str) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _attacks():
+    found = {}
+    for file in sorted((ROOT / "helpers" / "attacks").glob("*.py")):
+        module = _module(f"helpers.attacks.{file.stem}", file)
+        for name, node in module.nodes.items():
+            if isinstance(node, ast.FunctionDef) and _decorator(node) is not None:
+                found[name] = Definition(module, name, node)
+    return found
+
+
+@cache
+def _closure(definitions):
+    """The definitions and all of `helpers` that they use, by name."""
+    found, open_ends = {}, list(definitions)
+    while open_ends:
+        one = open_ends.pop()
+        # The table of all networks would make each depend on every other; this file makes nothing.
+        followed = one.name != "NETWORKS" and one.module.name != __name__
+        if followed and str(one) not in found:
+            found[str(one)] = one
+            open_ends += _used_by(one)
+    return [found[name] for name in sorted(found)]
+
+
+@cache
+def _used_by(definition):
+    """Definitions in `helpers` whose names occur in the source of `definition`."""
+    used = [_named(node, definition.module) for node in ast.walk(definition.node)]
+    return [one for one in used if one is not None]
+
+
+def _named(node, module):
+    """The definition in `helpers` that an expression in `module` names, `name` or `file.name`; else None."""
+    if isinstance(node, ast.Name):
+        return module.find(node.id)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        package, file = module.imported.get(node.value.id, (None, None))
+        return find(f"{package}.{file}", node.attr) if package else None
+    return None
+
+
+@cache
+def _hash(definition):
+    tree = ast.parse(ast.unparse(definition.node))
+    for part in ast.walk(tree):
+        if isinstance(part, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(part) is not None:
+            part.body = part.body[1:] or [ast.Pass()]
+    return digest(ast.dump(tree))
+
+
+def _revision(definition):
+    """The revision that a definition itself states; None if it states none."""
+    node = definition.node
+    if isinstance(node, ast.FunctionDef) and (call := _decorator(node)) is not None:
+        given = [k.value for k in call.keywords if k.arg == "revision"] + call.args
+        return ast.literal_eval(given[0]) if given else 1
+    if isinstance(node, ast.ClassDef):
+        for statement in node.body:
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and "revision" in _assigned(statement):
+                return ast.literal_eval(statement.value)
+    return None
+
+
+def _decorator(node):
+    """The call `@attack(...)` of a function, None without."""
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).split(".")[-1] == "attack":
+            return decorator
+    return None
+
+
+def _assigned(node):
+    """{name: the assignment that gives it its value}; `A, B = 1, 2` counts as two assignments."""
+    found = {}
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        if isinstance(target, ast.Name):
+            found[target.id] = node
+        elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            for name, value in zip(target.elts, node.value.elts, strict=True):
+                if isinstance(name, ast.Name):
+                    found[name.id] = ast.copy_location(ast.Assign([name], value), node)
+    return found
 
 
 def _function_of(definition):
@@ -175,95 +304,35 @@ def _function_of(definition):
     return _function_of(bases[0]) if bases else (definition, None)
 
 
-def fingerprint(*definitions: Definition) -> dict[str, str]:
-    """{qualified name: hash} of the definitions and of all of `helpers` that they use, comments and docstrings apart.
-
-    Networks that are built by name count where the settings name them: give their definitions, too.
-    """
-    found, open_ends = {}, list(definitions)
-    while open_ends:
-        one = open_ends.pop()
-        if str(one) in found or one.name == "NETWORKS":
-            continue
-        found[str(one)] = _hash(one.node)
-        open_ends += _used_by(one)
-    return dict(sorted(found.items()))
-
-
-def _used_by(definition):
-    """Definitions in `helpers` whose names occur in the source of `definition`."""
-    module, used = definition.module, []
-    for node in ast.walk(definition.node):
-        if isinstance(node, ast.Name):
-            used.append(module.find(node.id))
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            package, name = module.imported.get(node.value.id, (None, None))
-            file = _file_of(f"{package}.{name}") if package else None
-            used.append(_module(file).find(node.attr) if file else None)
-    return [one for one in used if one is not None]
-
-
-def _hash(node):
-    tree = ast.parse(ast.unparse(node))
-    for part in ast.walk(tree):
-        body = getattr(part, "body", None)
-        if isinstance(part, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(part) is not None:
-            part.body = body[1:] or [ast.Pass()]
-    return digest(ast.dump(tree))
-
-
-def digest(text: str) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@cache
-def _module(file):
-    return Module(file)
-
-
-def _file_of(module):
-    place = ROOT.joinpath(*module.split("."))
-    files = (place.with_suffix(".py"), place / "__init__.py")
-    return next((file for file in files if file.exists()), None)
-
-
-def _decorator(node):
-    """The call `@attack(...)` of a function, None without."""
-    for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "attack":
-            return decorator
-    return None
-
-
 def _bases(definition):
-    names = [base.id for base in definition.node.bases if isinstance(base, ast.Name)]
-    return [found for found in map(definition.module.find, names) if found is not None]
+    found = [_named(base, definition.module) for base in definition.node.bases]
+    return [base for base in found if base is not None]
 
 
-def _handed_to(function, keywords, definition):
-    """The definitions that a function calls with its own `**keywords`."""
-    found = []
-    for call in (n for n in ast.walk(function) if isinstance(n, ast.Call)):
-        if not any(k.arg is None and getattr(k.value, "id", None) == keywords for k in call.keywords):
+def _handed_on(function, owner):
+    """What a function takes as `**keywords` for those that it calls with them."""
+    taken = {}
+    for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+        stars = [k.value.id for k in call.keywords if k.arg is None and isinstance(k.value, ast.Name)]
+        if function.args.kwarg is None or function.args.kwarg.arg not in stars:
             continue
-        callee = call.func
-        if isinstance(callee, ast.Attribute) and ast.unparse(callee) == "super().__init__":
-            found += _bases(definition)[:1]
-        elif isinstance(callee, ast.Name):
-            target = definition.module.find(callee.id)
-            found += [target] if target is not None else []
-    return found
+        if ast.unparse(call.func) == "super().__init__":
+            callees = _bases(owner)[:1]
+        else:
+            callees = [_named(call.func, owner.module)]
+        given = {k.arg for k in call.keywords}
+        for callee in filter(None, callees):
+            taken |= {name: value for name, value in signature(callee).items() if name not in given}
+    return taken
 
 
 def _value(node, module):
     """The value of a default: literals, arithmetic on them, and constants of the module."""
     if isinstance(node, ast.Constant):
         return node.value
-    if isinstance(node, ast.Name):
-        found = module.find(node.id)
-        if found is not None and isinstance(found.node, ast.Assign):
-            return _value(found.node.value, found.module)
+    constant = _named(node, module)
+    if constant is not None and isinstance(constant.node, ast.Assign | ast.AnnAssign):
+        return _value(constant.node.value, constant.module)
     if isinstance(node, ast.Tuple | ast.List):
         return [_value(one, module) for one in node.elts]
     if isinstance(node, ast.Dict):
@@ -273,6 +342,21 @@ def _value(node, module):
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return OPERATORS[type(node.op)](_value(node.left, module), _value(node.right, module))
     raise ValueError(
-        f"{module.file}, line {node.lineno}: the default {ast.unparse(node)!r} is neither a literal nor a constant"
-        " of its module: write it so, since keys of artifacts are computed from it"
+        f"{module.name}, line {node.lineno}: the default {ast.unparse(node)!r} is neither a literal nor a"
+        " constant of its module: write it so, since keys of artifacts are computed from it"
     )
+
+
+def _items(table):
+    return zip(table.node.value.keys, table.node.value.values, strict=True)
+
+
+@cache
+def _module(name, file):
+    return Module(name, file.read_text(encoding="utf-8"))
+
+
+def _file_of(module):
+    place = ROOT.joinpath(*module.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if file.exists()), None)

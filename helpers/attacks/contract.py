@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from helpers import seeded
+from helpers import seeded, source
 from helpers.data import check_images
 
 # Every attack's checked function under its name; its `function` is the raw one, `revision` that of `attack`.
@@ -43,6 +43,7 @@ def attack(revision: int = 1) -> Callable:
         checked.revision = revision
         checked.function = function
         ATTACKS[name] = checked
+        source.register(function)
         return function
 
     return register

@@ -4,7 +4,7 @@
 """
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> type:
     if name in ("Experiment", "Defense"):
         from helpers.lab import experiment
 

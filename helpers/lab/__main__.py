@@ -1,4 +1,7 @@
-"""Make one artifact from the command line, for clusters: python -m helpers.lab '{"paper": "arn", ...}' --profile quick"""
+"""Make one artifact from the command line, for clusters.
+
+python -m helpers.lab '{"paper": "arn", ...}' --profile quick
+"""
 
 import argparse
 import json
@@ -7,7 +10,7 @@ from helpers.lab import profiles
 from helpers.lab.experiment import again
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.lab", description=__doc__)
     parser.add_argument("asked", type=json.loads, help="what is asked for, as in helpers/run/needs.json")
     parser.add_argument("--profile", default="quick", choices=list(profiles.profiles()))

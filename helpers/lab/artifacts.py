@@ -1,9 +1,8 @@
 """Expensive things, made once: trained networks, adversarial sets, histories.
 
-An artifact is a safetensors file (loading one can never run code) beside a JSON sidecar,
-named after the key of its recipe.  It is written to a temporary
-name and renamed, so a file that exists is complete; a lock makes two processes that want
-the same artifact make it once.
+An artifact is a safetensors file (loading one can never run code) beside a JSON sidecar, named after the key
+of its recipe.  It is written to a temporary name and renamed, so a file that exists is complete; a lock makes
+two processes that want the same artifact make it once.
 """
 
 import json
@@ -13,9 +12,10 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -39,11 +39,16 @@ def path(kind: str, recipe: Recipe) -> Path:
 
 @dataclass(frozen=True)
 class Artifact:
-    """`tensors`: name -> CPU tensor.  `info`: the sidecar (settings, seconds, history ...)."""
+    """What is on disk.
+
+    path: of the safetensors file.
+    tensors: name -> CPU tensor.
+    info: the sidecar (recipe, seconds, history ...).
+    """
 
     path: Path
-    tensors: dict
-    info: dict
+    tensors: dict[str, Any]
+    info: dict[str, Any]
 
 
 def make(kind: str, recipe: Recipe, build: Callable[[Path], tuple[dict, dict]]) -> Artifact:
@@ -51,10 +56,11 @@ def make(kind: str, recipe: Recipe, build: Callable[[Path], tuple[dict, dict]]) 
 
     kind: short prefix of the file's name.
     recipe: everything that determines the result.
-    build: called under the file lock; `checkpoint` is a path where it may keep what it needs to resume after a kill
-        (removed once the artifact is complete); `extra` is a dict of JSON-serialisable facts for the sidecar, such
-        as a training history.
-    ArtifactError for a truncated or foreign file.  A warning where the code has changed since and the revision not.
+    build: called under the file lock; `checkpoint` is a path where it may keep what it needs to resume after
+        a kill (removed once the artifact is complete); `extra` is a dict of JSON-serialisable facts for the
+        sidecar, such as a training history.
+    ArtifactError for a truncated or foreign file.  A warning where the code has changed since and the
+    revision has not.
     """
     target = path(kind, recipe)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +84,10 @@ def _compare(artifact, code):
     changed = sorted(name for name in {*before, *code} if before.get(name) != code.get(name))
     if changed:
         warnings.warn(
-            f"{artifact.path.name} was made before {', '.join(changed)} changed: if results depend on the change, raise"
-            f" the `revision` of the method or attack; if you only try something, delete {artifact.path}",
-            stacklevel=4,
+            f"{artifact.path.name} was made before {', '.join(changed)} changed: if results depend on it,"
+            " raise the `revision` of the method or attack; if you are only trying something, delete"
+            f" {artifact.path}",
+            stacklevel=3,
         )
 
 
@@ -92,7 +99,7 @@ def load(file: Path) -> Artifact:
     try:
         with safe_open(file, framework="pt") as f:
             stored = (f.metadata() or {}).get("key")
-            tensors = {name: f.get_tensor(name) for name in f.keys()}
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  (it is no dict)
     except FileNotFoundError:
         raise ArtifactError(f"{file} does not exist; run the notebook that makes it") from None
     except (SafetensorError, OSError, ValueError) as error:
@@ -108,22 +115,21 @@ def load(file: Path) -> Artifact:
     return Artifact(file, tensors, info)
 
 
-def provenance() -> dict:
+def provenance() -> dict[str, Any]:
     """Machine and versions, for sidecars and results."""
     import torch
 
     from helpers import device
 
     where = device()
+    on_gpu = torch.cuda.get_device_name(where) if where.type == "cuda" else ""
     return {
-        "device": torch.cuda.get_device_name(where)
-        if where.type == "cuda"
-        else f"cpu ({platform.machine()})",
+        "device": on_gpu or f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "versions": {
             name: version(name) for name in ("torch", "torchvision", "numpy", "advertorch", "pyautoattack")
         },
-        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

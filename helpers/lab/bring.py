@@ -1,28 +1,65 @@
 """Bring your own: networks by name or by import path, with errors that say what a factory did wrong.
 
-`package.module:factory` or `path/to/file.py:factory`, where `factory()` returns an nn.Module;
-weights come from a safetensors file or a state dict that `torch.save` wrote.
+`package.module:factory` or `path/to/file.py:factory`, where `factory()` returns an nn.Module; weights come
+from a safetensors file or a state dict that `torch.save` wrote.
 """
 
 import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helpers import ROOT, device, seeded
+from helpers.lab.experiment import Experiment
+from helpers.networks.zoo import load_target
 
 OVERSHOOT = 0.5
 
 
-def load(spec, weights=""):
-    """The module that `spec`'s factory returns, with `weights` loaded if given; frozen, in eval mode, on the device.
+def target(spec: str, weights: str, x: Tensor) -> nn.Module:
+    """A classifier, checked on images.
 
-    Paths may be relative to the working folder or to the project's root.  ValueError names what is wrong with
-    the path, the factory, its result or the weights file.
+    spec: a name that `helpers.networks.zoo.load_target` knows, or an import path.
+    weights: a file of weights for the latter, "" for none.
+    x: images (N,C,H,W) in [0,1].
+    ValueError that names what is wrong.
+    """
+    found = from_path(spec, weights) if _is_path(spec, weights) else load_target(spec)
+    check_target(found, x)
+    return found
+
+
+def denoiser(
+    spec: str, weights: str, x: Tensor, lab: Experiment, seen: str | Sequence[str] = ()
+) -> nn.Module:
+    """A denoiser, checked on images.
+
+    spec: a defense of the experiment, or an import path.
+    weights: a file of weights for the latter, "" for none.
+    x: images (N,C,H,W) in [0,1].
+    lab: the experiment.
+    seen: attacks that its defense is trained on, as in `Experiment.defense`.
+    ValueError that names what is wrong.
+    """
+    is_path = _is_path(spec, weights)
+    found = from_path(spec, weights) if is_path else lab.defense(spec, seen=seen).denoiser
+    check_denoiser(found, x)
+    return found
+
+
+def from_path(spec: str, weights: str = "") -> nn.Module:
+    """The module that a factory returns, frozen, in eval mode, on the device.
+
+    spec: `package.module:factory` or `path/to/file.py:factory`; paths may be relative to the working folder
+        or to the project's root.
+    weights: a file to load into it, "" for none.
+    ValueError that names what is wrong with the path, the factory, its result or the weights.
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name:
@@ -40,43 +77,31 @@ def load(spec, weights=""):
     if not isinstance(network, nn.Module):
         raise ValueError(f"{spec!r} must return a torch.nn.Module, it returned {type(network).__name__}")
     if weights:
-        _load_weights(network, weights)
+        _put_into(network, weights)
     return network.to(device()).eval().requires_grad_(False)
 
 
-def target(spec, weights, x):
-    """The classifier `spec`, a name of `pipeline.load_target` or an import path, checked on images `x`."""
-    from helpers.networks.zoo import load_target
-
-    network = load(spec, weights) if _is_path(spec, weights) else load_target(spec)
-    check_target(network, x)
-    return network
-
-
-def denoiser(spec, weights, x, lab):
-    """The denoiser `spec`, a defense of the Experiment `lab` or an import path, checked on images `x`."""
-    network = load(spec, weights) if _is_path(spec, weights) else lab.denoiser(spec)
-    check_denoiser(network, x)
-    return network
-
-
-def check_target(target, x):
+def check_target(target: nn.Module, x: Tensor) -> None:
     """ValueError unless `target` maps images `x` (N,C,H,W) to finite logits (N,K)."""
     logits = _output(target, x, "target")
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-        raise ValueError(f"the target must map images {tuple(x.shape)} to logits ({len(x)}, classes), "
-                         f"it gave {tuple(logits.shape)}")  # fmt: skip
-    if logits.min() >= 0 and torch.allclose(logits.sum(1), torch.ones(len(logits)).to(logits), atol=1e-4):
+        raise ValueError(
+            f"the target must map images {tuple(x.shape)} to logits ({len(x)}, classes), "
+            f"it gave {tuple(logits.shape)}"
+        )
+    sums = logits.sum(1)
+    if logits.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
         raise ValueError(
             "the target returns probabilities, whose gradient vanishes where it is sure: drop its softmax"
         )
 
 
-def check_denoiser(denoiser, x):
+def check_denoiser(denoiser: nn.Module, x: Tensor) -> None:
     """ValueError unless `denoiser` maps images `x` in [0,1] to images of the same shape, about in [0,1].
 
     A denoiser that subtracts the noise it sees (HGD) overshoots a little; one that works in [-1,1] or 0..255
-    is another thing: its values must lie within `OVERSHOOT` of [0,1].
+    is
+    another thing: its values must lie within `OVERSHOOT` of [0,1].
     If it has an attribute `stochastic`, that must be true: with False two passes must agree exactly, with
     True they must not.
     """
@@ -86,15 +111,19 @@ def check_denoiser(denoiser, x):
         raise ValueError(f"the denoiser must keep the shape {tuple(x.shape)}, it gave {tuple(first.shape)}")
     low, high = first.min().item(), first.max().item()
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        raise ValueError(f"the denoiser must give images in [0,1], it gave [{low:.4g}, {high:.4g}]: "
-                         "end it with a sigmoid or a clamp, and keep normalisation inside the target")  # fmt: skip
-    says, does = getattr(denoiser, "stochastic", None), not torch.equal(first, second)
-    if says is not None and bool(says) != does:
-        raise ValueError(f"the denoiser says stochastic={says}, but two passes over the same images "
-                         f"{'differ' if does else 'agree'}")  # fmt: skip
+        raise ValueError(
+            f"the denoiser must give images in [0,1], it gave [{low:.4g}, {high:.4g}]: "
+            "end it with a sigmoid or a clamp, and keep normalisation inside the target"
+        )
+    says, differ = getattr(denoiser, "stochastic", None), not torch.equal(first, second)
+    if says is not None and bool(says) != differ:
+        raise ValueError(
+            f"the denoiser says stochastic={says}, but two passes over the same images "
+            f"{'differ' if differ else 'agree'}"
+        )
 
 
-def _is_path(spec, weights):
+def _is_path(spec: str, weights: str) -> bool:
     if weights and ":" not in spec:
         raise ValueError(
             f"{spec!r} is a name, which has weights of its own; with weights {weights!r} give an import path"
@@ -102,7 +131,7 @@ def _is_path(spec, weights):
     return ":" in spec
 
 
-def _output(network, x, what):
+def _output(network: nn.Module, x: Tensor, what: str) -> Tensor:
     with torch.no_grad():
         try:
             y = network(x)
@@ -116,36 +145,41 @@ def _output(network, x, what):
     return y
 
 
-def _module(place, spec):
-    if place.endswith(".py"):
-        file = _find(place, spec)
-        made = importlib.util.spec_from_file_location(file.stem, file)
-        module = importlib.util.module_from_spec(made)
-        sys.path.append(str(file.parent.resolve()))  # it may import its neighbours
-        sys.modules[made.name] = module
-        made.loader.exec_module(module)
-        return module
-    for folder in (str(Path.cwd()), str(ROOT)):
-        if folder not in sys.path:
-            sys.path.append(folder)
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{spec!r}: cannot import {place} ({error}); install it, add its folder to PYTHONPATH, "
-                         "or write path/to/file.py:factory") from error  # fmt: skip
+def _module(place: str, spec: str) -> ModuleType:
+    """The module at an import path, or in a file."""
+    if not place.endswith(".py"):
+        _let_import_from(Path.cwd(), ROOT)
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"{spec!r}: cannot import {place} ({error}); install it, add its folder to PYTHONPATH, "
+                "or write path/to/file.py:factory"
+            ) from error
+    file = _file(place, spec)
+    _let_import_from(file.parent.resolve())  # its neighbours
+    found = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
 
 
-def _find(name, what):
+def _let_import_from(*folders: Path) -> None:
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
+
+
+def _file(name: str, what: str) -> Path:
     for file in (Path(name).expanduser(), ROOT / name):
         if file.is_file():
             return file
     raise ValueError(f"{what!r}: there is no file {name} in {Path.cwd()} or {ROOT}")
 
 
-def _load_weights(network, weights):
+def _put_into(network: nn.Module, weights: str) -> None:
     from safetensors.torch import load_file
 
-    file = _find(weights, weights)
+    file = _file(weights, weights)
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)

@@ -2,12 +2,16 @@
 
     targets  →  adversarial sets  →  denoisers  →  adversarial sets against whole pipelines
 
-Each is an artifact under its recipe's key, so a notebook can ask for anything in any order, and nothing is made twice.
+Each is an artifact under its recipe's key, so a notebook can ask for anything in any order, and nothing is
+made twice.
 """
 
+import hashlib
 import importlib
-from collections.abc import Callable
+import math
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +19,31 @@ from torch import Tensor, nn
 from helpers import data, device, seeded, source
 from helpers.attacks import ATTACKS, draws, random_targets, stickers
 from helpers.lab import artifacts
-from helpers.lab.recipes import COUNTED, Recipe
+from helpers.lab.artifacts import Artifact
+from helpers.lab.recipes import Recipe
 from helpers.networks.zoo import load_target
 from helpers.threats import Defended, made_from
-from helpers.training import fit
+from helpers.training import Tensors, fit
 
-# Attacks run on this many images at a time, EOT on fewer: it keeps the graphs of all its passes in memory.
+# Attacks run on this many images at a time; those on many passes at once (EOT), whose graphs are all in
+# memory, on # fewer: so many that there are this many passes.
 CHUNK, PASSES = 500, 2000
 
 # Networks that are in memory already, by the key of their recipe and the folder of artifacts.
-_networks: dict[tuple, nn.Module] = {}
+_networks: dict[tuple[str, Path], nn.Module] = {}
 
 
-def natural(name: str, split: str, n: int | None, source: str) -> tuple[Tensor, Tensor]:
-    """Natural images (N,C,H,W) in [0,1] and their labels (N,), on the device; n=None: all."""
-    return _natural(name, split, n, source, data.data_dir())
+def natural(images: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Natural images (N,C,H,W) in [0,1] and their labels (N,), on the device.
+
+    images: what a recipe says of them (`Recipes.images`).
+    """
+    return _natural(images["name"], images["split"], images["n"], images["source"], data.data_dir())
 
 
 @cache
-def _natural(name, split, n, source, _folder):
+def _natural(name, split, n, source, folder):
+    """folder: where full sets lie; it decides what is read, though `data.load` finds it by itself."""
     x, y = data.load(name, split, n=n if source == "sample" else None, source=source)
     if source == "full":
         # The official order is not random (MNIST's first 5000 test digits are harder), so that attacks run on
@@ -43,9 +53,9 @@ def _natural(name, split, n, source, _folder):
     return x.to(device()), y.to(device())
 
 
-def targets_of(images: dict, seed: int) -> Tensor:
-    """Labels that targeted attacks on `images` (a recipe's) aim at, never the true ones; (N,) on the device."""
-    labels = natural(**images)[1]
+def targets_of(images: dict[str, Any], seed: int) -> Tensor:
+    """Labels (N,) that targeted attacks on a recipe's `images` aim at, never the true ones; on the device."""
+    labels = natural(images)[1]
     return random_targets(labels, len(data.DATASETS[images["name"]].classes), seed)
 
 
@@ -57,43 +67,65 @@ def network(recipe: Recipe) -> nn.Module:
     return _networks[place]
 
 
-def _network(recipe):
-    if "ready_made" in recipe.made:
-        return _knowing(load_target(recipe.made["ready_made"]), recipe)
-    if "part" in recipe.made:
-        return getattr(defended(recipe.parts["of"]), recipe.made["part"])
-    if "method" in recipe.made:
-        return _trained(recipe)
-    raise ValueError(f"no network is made by {recipe.asked}")
-
-
 def defended(recipe: Recipe) -> Defended:
-    """What a trained method deploys, target ∘ denoiser; both parts know their recipes."""
+    """What a trained method deploys, target ∘ denoiser; both parts know their recipes.
+
+    The target is None for a denoiser that no target has guided: it may stand before any.
+    """
     method = network(recipe)
     target = recipe.parts.get("target")
     pipeline = method.defended(None if target is None else network(target))
     for name in ("target", "denoiser"):
         part = getattr(pipeline, name)
-        if made_from(part) is None and not isinstance(part, nn.Identity):
-            _knowing(part, recipe.part(name))
+        if part is not None and not isinstance(part, nn.Identity) and made_from(part) is None:
+            part.recipe = recipe.part(name)
     return pipeline.eval()
 
 
-def history(recipe: Recipe) -> list[dict]:
+def history(recipe: Recipe) -> list[dict[str, float]]:
     """Mean losses of each epoch of a trained method."""
     return _artifact(recipe).info["history"]
 
 
-def _trained(recipe):
-    method = _fresh(recipe)
-    method.load_state_dict(_artifact(recipe).tensors)
-    return method.to(device()).eval().requires_grad_(False)
+def adversarial(recipe: Recipe, victim: nn.Module | None = None, keep: str = "") -> Tensor:
+    """The images of an adversarial set, (n,C,H,W) on the device.
+
+    victim: the network that is attacked, if it is at hand; else it is made by its recipe.
+    keep: a name under which what attacks a network without a recipe is kept; without one it is not.
+    """
+    if recipe.made["victim"] is None and not keep:
+        return _attacked(recipe, victim)
+    if keep:
+        named = {"named": keep, "weights": _weights(victim)}
+        recipe = Recipe({**recipe.made, "victim": named}, recipe.asked, recipe.parts)
+
+    def build(checkpoint: Path) -> tuple[Tensors, dict]:
+        model = network(recipe.parts["victim"]) if victim is None else victim
+        return {"images": _attacked(recipe, model)}, {}
+
+    made = recipe.made
+    kind = f"{made['images']['name']}-{made['attack']}-{made['images']['split']}"
+    return artifacts.make(kind, recipe, build).tensors["images"].to(device())
 
 
-def _artifact(recipe):
+def _network(recipe):
+    if "ready_made" in recipe.made:
+        target = load_target(recipe.made["ready_made"])
+        target.recipe = recipe
+        return target
+    if "part" in recipe.made:
+        return getattr(defended(recipe.parts["of"]), recipe.made["part"])
+    if "method" in recipe.made:
+        method = _fresh(recipe)
+        method.load_state_dict(_artifact(recipe).tensors)
+        return method.to(device()).eval().requires_grad_(False)
+    raise ValueError(f"no network is made by {recipe.asked}")
+
+
+def _artifact(recipe: Recipe) -> Artifact:
     made = recipe.made
 
-    def build(checkpoint):
+    def build(checkpoint: Path) -> tuple[Tensors, dict]:
         method = _fresh(recipe)
         losses = fit(
             method,
@@ -106,74 +138,67 @@ def _artifact(recipe):
         )
         return method.state_dict(), {"history": losses}
 
-    return artifacts.make(f"{made['images']['name']}-{recipe.asked['defense']}", recipe, build)
+    name = made["method"].rpartition(".")[2].lower()
+    return artifacts.make(f"{made['images']['name']}-{name}", recipe, build)
 
 
-def _fresh(recipe):
+def _fresh(recipe: Recipe) -> nn.Module:
     """The method of a recipe, as its training begins."""
-    file, _, name = recipe.made["method"].rpartition(".")
+    made = recipe.made
+    file, _, name = made["method"].rpartition(".")
     method = getattr(importlib.import_module(f"helpers.defenses.{file}"), name)
-    settings = dict(recipe.made["settings"])
+    settings = dict(made["settings"])
     settings |= {key: network(part) for key, part in recipe.parts.items() if key not in ("seen", "wanted")}
-    counts = {"seen": len(recipe.parts.get("seen", ())), "images": recipe.made["images"]["n"]}
-    taken = source.signature(source.method(recipe.made["method"]))
-    settings |= {key: counts[key] for key in COUNTED if key in taken and counts[key]}
-    with seeded(recipe.made["seed"]):
+    taken = source.signature(source.method(made["method"]))
+    if "seen" in taken and "seen" in recipe.parts:
+        settings["seen"] = len(recipe.parts["seen"])
+    if "images" in taken:
+        settings["images"] = len(natural(made["images"])[0])
+    with seeded(made["seed"]):
         return method(**settings)
 
 
-def _training_data(method, recipe):
-    x, y = natural(**recipe.made["images"])
-    available: dict[str, Callable[[], Tensor]] = {
-        "natural": lambda: x,
-        "label": lambda: y,
-        "index": lambda: torch.arange(len(x), device=x.device),
-        "adversarial": lambda: torch.stack([adversarial(one) for one in recipe.parts["seen"]], 1),
-        "wanted": lambda: adversarial(recipe.parts["wanted"]),
-    }
-    if "adversarial" in method.learns_from and not recipe.parts.get("seen"):
-        raise ValueError(
-            f"{recipe.asked['defense']} learns from adversarial examples: say which attacks it has `seen`"
-        )
-    names = {*method.learns_from} | ({"wanted"} if "wanted" in recipe.parts else set())
-    return {name: available[name]() for name in available if name in names}
+def _training_data(method: nn.Module, recipe: Recipe) -> Tensors:
+    """The tensors that the method learns from, all with the images first."""
+    x, y = natural(recipe.made["images"])
+    tensors = {"natural": x, "label": y, "index": torch.arange(len(x), device=x.device)}
+    tensors = {name: tensor for name, tensor in tensors.items() if name in method.learns_from}
+    if "adversarial" in method.learns_from:
+        if not recipe.parts.get("seen"):
+            raise ValueError(
+                f"{recipe.asked['defense']} learns from adversarial examples: say which attacks it has `seen`"
+            )
+        tensors["adversarial"] = torch.stack([adversarial(one) for one in recipe.parts["seen"]], 1)
+    if "wanted" in recipe.parts:
+        tensors["wanted"] = adversarial(recipe.parts["wanted"])
+    return tensors
 
 
-def adversarial(recipe: Recipe, victim: nn.Module | None = None, keep: str = "") -> Tensor:
-    """The images of an adversarial set, (n,C,H,W) on the device.
-
-    victim: the network that is attacked, if it is at hand; else it is made by its recipe.
-    keep: a name under which what attacks a network without a recipe is kept.
-    """
+def _attacked(recipe: Recipe, model: nn.Module) -> Tensor:
+    """The attack itself, on as many images at a time as fit into memory."""
     made = recipe.made
-
-    def build(_checkpoint=None):
-        model = network(recipe.parts["victim"]) if victim is None else victim
-        x, y = natural(**made["images"])
-        x, y = (
-            x[: made["n"]],
-            (targets_of(made["images"], made["seed"]) if made["targeted"] else y)[: made["n"]],
+    if made["attack"] not in ATTACKS:
+        raise ValueError(
+            f"attack {made['attack']!r} is never imported: add it to helpers/attacks/__init__.py"
         )
-        settings = dict(made["settings"])
-        if draws(made["attack"]):
-            settings["seed"] = made["seed"]
-        if "mask" in settings:  # by its name, so that it can be part of the key
-            settings["mask"] = stickers.mask(settings["mask"], size=x.shape[-1])
-        chunk = min(CHUNK, max(1, PASSES // getattr(model, "samples", 1)))
-        parts = [
-            ATTACKS[made["attack"]](model, xs, ys, targeted=made["targeted"], **settings)
-            for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True)
-        ]
-        return {"images": torch.cat(parts)}, {}
-
-    if made["victim"] is None and not keep:
-        return build()[0]["images"]
-    if keep:
-        recipe = Recipe({**made, "victim": {"named": keep}}, recipe.asked)
-    kind = f"{made['images']['name']}-{recipe.asked['attack']}-{made['images']['split']}"
-    return artifacts.make(kind, recipe, build).tensors["images"].to(device())
+    x, y = natural(made["images"])
+    if made["targeted"]:
+        y = targets_of(made["images"], made["seed"])
+    settings = dict(made["settings"])
+    if draws(made["attack"]):
+        settings["seed"] = made["seed"]
+    if "mask" in settings:  # by its name, so that it can be part of the key
+        settings["mask"] = stickers.mask(settings["mask"], size=x.shape[-1])
+    passes = math.prod(getattr(module, "samples", 1) for module in model.modules())
+    chunk = min(CHUNK, max(1, PASSES // passes))
+    chunks = zip(x[: made["n"]].split(chunk), y[: made["n"]].split(chunk), strict=True)
+    attack = ATTACKS[made["attack"]]
+    return torch.cat([attack(model, xs, ys, targeted=made["targeted"], **settings) for xs, ys in chunks])
 
 
-def _knowing(module, recipe):
-    module.recipe = recipe
-    return module
+def _weights(model: nn.Module) -> str:
+    """A hash of a network's weights, so that under one name there is one network."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,8 +1,8 @@
 """Profiles: how much of everything.
 
-`papers/<paper>.yaml` holds a paper's settings, else its released code's, else ours: the profile "paper", the whole
-truth.  Every other profile holds only what it changes, `papers/<paper>.<profile>.yaml`, merged onto it and then
-validated.  `profiles.yaml` says what a reader must know of each.
+`papers/<paper>.yaml` holds a paper's settings, else its released code's, else ours: the profile "paper", the
+whole truth.  Every other profile holds only what it changes, `papers/<paper>.<profile>.yaml`, merged onto it
+and then validated.  `profiles.yaml` says what a reader must know of each.
 """
 
 import re
@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 class AttackSpec(_Strict):
     """One attack as a table names it.
 
-    attack: a function of `helpers.attacks`.
+    attack: a registered attack, a function of `helpers.attacks`.
     targeted: whether it aims at `Experiment.targets`.
     settings: its keyword arguments.
     test: on how many test images it is run (None: all of the profile's).
@@ -42,8 +42,8 @@ class MethodSpec(_Strict):
 
     method: file and class in `helpers.defenses`, such as arn.ARN.
     settings: keyword arguments of the class.
-    modules: keyword arguments that are networks themselves: {keyword: the name of a target ("target" is the data
-        set's), or {defense: name, seen: ...} for what another method has trained}.
+    modules: keyword arguments that are networks themselves: {keyword: the name of a target ("target" is the
+        data set's), or {defense: name, seen: ...} for what another method has trained}.
     """
 
     method: str
@@ -114,29 +114,36 @@ def profile(name: str) -> Profile:
 
 @cache
 def load(paper: str, name: str = "quick") -> dict[str, DatasetSpec]:
-    """The experiments of `paper` under the profile `name`, by data set; ValueError for what is unknown or bad."""
+    """The experiments of `paper` under the profile `name`, by data set; ValueError for a bad one."""
     profile(name)
     choose(papers(), paper, "paper")
     file = FOLDER / f"{paper}.yaml"
     content = read(file)
     if name != TRUTH:
         file = FOLDER / f"{paper}.{name}.yaml"
+        if not file.exists():
+            raise ValueError(f"paper {paper} has no profile {name!r}: write what it changes into {file}")
         content = merged(content, read(file), file)
     return {dataset: _validated(DatasetSpec, spec, f"{file}, {dataset}") for dataset, spec in content.items()}
 
 
 def read(file: Path) -> dict:
-    """The content of a YAML file; fractions such as 8/255 are numbers.  ValueError that names a broken file."""
+    """The content of a YAML file; fractions such as 8/255 are numbers.  ValueError names a broken file."""
     try:
-        return _with_fractions(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold names and what they mean, name: …; it holds {content!r}")
+    return _with_fractions(content)
 
 
 def merged(whole: dict, change: dict, file: Path, place: str = "") -> dict:
     """`whole` with what `change` says otherwise: dicts are merged, everything else is replaced.
 
-    A change of a data set, attack or method that `whole` does not have is a ValueError: the truth has everything.
+    file: where `change` is from, for the message.
+    place: where in the file this is, such as /mnist/attacks; the top by default.
+    A change of a data set, attack or method that `whole` does not have is a ValueError: the truth has all.
     """
     closed = not place or place.endswith(("/attacks", "/methods"))
     result = dict(whole)
@@ -148,8 +155,8 @@ def merged(whole: dict, change: dict, file: Path, place: str = "") -> dict:
     return result
 
 
-def choose(options, name: str, what: str):
-    """`options[name]`, or the name itself of a list; ValueError with the choices for an unknown one."""
+def choose(options: dict | list, name: str, what: str) -> Any:
+    """`options[name]`, or of a list the name itself; ValueError with the choices for an unknown one."""
     if name not in options:
         raise ValueError(f"unknown {what}: {name!r}; choose one of {', '.join(options)}")
     return options[name] if isinstance(options, dict) else name

@@ -1,15 +1,19 @@
 """Recipes: from names to complete settings to keys, without torch.
 
-A `Recipe` says what something is made from, down to every default and revision, and how it was asked for.  Targets,
-defenses, threats on them and adversarial sets all have one, so that whatever is attacked is known by its recipe.
+A `Recipe` says what something is made from, down to every default and revision, and how it was asked for.
+Targets, defenses, threats on them and adversarial sets all have one, so that whatever is attacked is known by
+its recipe.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from helpers import source
+from helpers import ROOT, source
 from helpers.lab import profiles
 
 # Part of every key.  Raise it when an artifact comes to hold something else for the same recipe.
@@ -18,13 +22,20 @@ FORMAT = 2
 # Keyword arguments of a method that come from the experiment, not from the profile.
 COUNTED = ("seen", "images")
 
+# Those that are networks: given by the name of a target, as a network of the lab, or as the profile's
+# `modules`.
+MODULES = ("target", "start", "pretrained", "behind")
+
+# What an attack takes that is no setting: the seed is the experiment's.
+GIVEN = ("model", "x", "y", "targeted", "seed")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """What something is made from.
 
     made: everything that determines it, serialisable as JSON; its key is a hash of this.
-    asked: the names by which it was asked for; `helpers.lab.again` understands them.
+    asked: the names by which it was asked for; `helpers.lab.experiment.again` understands them.
     parts: the recipes it is made from, by their role.
     """
 
@@ -35,8 +46,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits."""
-        text = json.dumps([FORMAT, self.made], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return source.digest(json.dumps(_plain([FORMAT, self.made]), sort_keys=True, separators=(",", ":")))
 
     @property
     def bare(self) -> bool:
@@ -53,7 +63,11 @@ class Recipe:
         return Recipe(made, {"then": [self.asked, target.asked]}, {"denoiser": self, "target": target})
 
     def under(self, threat: str, **settings: Any) -> "Recipe":
-        """Recipe of what an attacker attacks in place of this; settings of the threat may be recipes themselves."""
+        """Recipe of what an attacker attacks in place of this.
+
+        threat: a function of `helpers.threats`.
+        settings: its keyword arguments; they may be recipes themselves.
+        """
         plain = {name: s.made if isinstance(s, Recipe) else s for name, s in settings.items()}
         names = {name: s.asked if isinstance(s, Recipe) else s for name, s in settings.items()}
         return Recipe(
@@ -66,80 +80,96 @@ class Recipe:
 class Recipes:
     """All recipes of one paper's experiments on one data set, under one profile and seed.
 
-    stickers: whose sticker masks are used, where attacks are made under a mask.
-    ValueError for names that do not exist, with the choices.
+    paper, dataset, profile: names; ValueError for one that does not exist, with the choices.
+    seed: of the training and of every attack.
     """
 
-    def __init__(self, paper: str, dataset: str, profile: str, seed: int, stickers: str = ""):
+    def __init__(self, paper: str, dataset: str, profile: str, seed: int) -> None:
         self.profile = profiles.profile(profile)
         specs = profiles.load(paper, profile)
         self.spec = profiles.choose(specs, dataset, f"data set of paper {paper} in profile {profile}")
-        self.dataset, self.seed, self.stickers = dataset, seed, stickers
+        self.dataset, self.seed = dataset, seed
         self.place = {"paper": paper, "dataset": dataset, "seed": seed}
         self.source = self.spec.source or self.profile.source
 
-    def images(self, split: str) -> dict:
-        """What natural images are: of which data set, how many, from where."""
+    def images(self, split: str) -> dict[str, Any]:
+        """What natural images are: of which data set, how many, from where; of a sample also its content."""
         limit = self.spec.train if split == "train" else self.spec.test
-        return {"name": self.dataset, "split": split, "n": limit, "source": self.source}
+        images = {"name": self.dataset, "split": split, "n": limit, "source": self.source}
+        if self.source == "sample":
+            images["content"] = _content(ROOT / "data" / "samples" / f"{self.dataset}_{split}.npz")
+        return images
 
-    def seen(self, attacks) -> list[str]:
+    def seen(self, attacks: str | Sequence[str]) -> list[str]:
         """Names of attacks; a string is the profile's name for a set of them."""
         if isinstance(attacks, str):
             return profiles.choose(self.spec.seen, attacks, "set of seen attacks")
         return list(attacks)
 
     def target(self, name: str | None = None) -> Recipe:
-        """An undefended classifier: None or "target" for the data set's own, a name of the profile, or a ready-made one."""
+        """An undefended classifier.
+
+        name: one of the profile's, a ready-made one, or a method that trains one; None or "target": the data
+            set's own.  ValueError for another, with the choices.
+        """
         name = self.spec.target if name in (None, "target") else name
         name = self.spec.targets.get(name, name)
         if name in self.spec.methods:
             return self.defense(name).part("target")
-        return Recipe({"ready_made": name}, {**self.place, "target": name})
+        known = source.ready_made()
+        if name not in known:
+            choices = ", ".join({**self.spec.methods, **self.spec.targets, **known})
+            raise ValueError(f"unknown target or method: {name!r}; choose one of {choices}")
+        file, _ = known[name]
+        content = {"content": _content(ROOT / "data" / "zoo" / file)} if file else {}
+        return Recipe({"ready_made": name, **content}, {**self.place, "target": name})
 
-    def defense(self, name: str, *, seen=(), target=None, wanted=None, **changes: Any) -> Recipe:
+    def defense(
+        self,
+        name: str,
+        *,
+        seen: str | Sequence[str] = (),
+        target: str | None = None,
+        wanted: str | None = None,
+        **changes: Any,
+    ) -> Recipe:
         """A method of the profile, trained.
 
         seen: attacks on the target whose examples it is trained on.
         target: the classifier that it is trained with, by name.
         wanted: the attack whose examples it should generate instead of natural ones (ADD, Appendix G.3).
         changes: settings of the method, or its epochs and batch_size; a Recipe for a network.
+        ValueError for what the method does not take, and for names that do not exist.
         """
         spec = profiles.choose(self.spec.methods, name, f"method of paper {self.place['paper']}")
-        definition = source.method(spec.method)
-        defaults, attacks = source.defaults(definition), self.seen(seen)
-        budget = {key: changes.pop(key, getattr(spec, key)) for key in ("epochs", "batch_size")}
+        attacks = self.seen(seen)
         asked = {**self.place, "defense": name, "seen": attacks, "target": target, "wanted": wanted}
         asked["changes"] = {key: c.asked if isinstance(c, Recipe) else c for key, c in changes.items()}
-        networks = {"target": target or "target"} if "target" in defaults else {}
-        networks |= spec.modules | ({"target": target} if target and "target" in defaults else {})
-        networks |= {
-            key: change for key, change in changes.items() if key in networks or isinstance(change, Recipe)
+        budget = {key: changes.pop(key, getattr(spec, key)) for key in ("epochs", "batch_size")}
+
+        definition = source.method(spec.method)
+        takes_target = "target" in source.signature(definition)
+        if target and not (takes_target or attacks or wanted):
+            raise ValueError(f"{name} is trained with no target: leave target={target!r} out")
+        guide = target or spec.modules.get("target") or "target"
+        networks = spec.modules | ({"target": guide} if takes_target else {})
+        networks |= {key: c for key, c in changes.items() if key in MODULES or isinstance(c, Recipe)}
+        settings = {key: c for key, c in changes.items() if key not in networks}
+        # What the method only hands on holds for what it begins with, too: DIR's masks for its pre-training.
+        handed_on = {key: c for key, c in settings.items() if key not in source.parameters(definition)}
+        parts = {
+            keyword: self._network(request, guide, handed_on)
+            for keyword, request in networks.items()
+            if request is not None
         }
-        inherited = {
-            k: c for k, c in changes.items() if k not in source.parameters(definition) | set(networks)
-        }
-        parts = {}
-        for keyword, request in networks.items():
-            if isinstance(request, dict):  # of another method: for the same target, with the same network
-                other = dict(request)
-                request = self.defense(other.pop("defense"), **{"target": target} | other, **inherited)
-            elif isinstance(request, str):
-                request = self.target(request)
-            if request is not None:
-                parts[keyword] = request
-        given = spec.settings | {key: c for key, c in changes.items() if key not in networks}
-        settings = _complete(definition, given, f"method {name}")
-        settings = {key: value for key, value in settings.items() if key not in (*networks, *COUNTED)}
-        victim = self.target(networks.get("target", target))
-        sets = [self.attack(one, victim, split="train") for one in attacks]
-        parts |= {"seen": sets} if sets else {}
-        parts |= {"wanted": self.attack(wanted, victim, split="train")} if wanted else {}
-        made = {
-            "method": spec.method,
-            "revision": source.revision(definition),
-            "settings": settings,
-            "inner": {a: source.revision(source.attack(a)) for a in _inner(settings).values()},
+        settings = _complete(definition, spec.settings | settings, f"method {name}", networks, COUNTED)
+        if attacks or wanted:
+            victim = parts.get("target") or self.target(guide)
+            parts["seen"] = [self.attack(one, victim, split="train") for one in attacks]
+            parts |= {"wanted": self.attack(wanted, victim, split="train")} if wanted else {}
+        made = {"method": spec.method, "settings": settings, "inner": _inner(settings)}
+        made |= {
+            "revisions": source.revisions(*_definitions(made)),
             **{key: [p.made for p in part] if key == "seen" else part.made for key, part in parts.items()},
             "images": self.images("train"),
             "seed": self.seed,
@@ -148,67 +178,137 @@ class Recipes:
         }
         return Recipe(made, {key: value for key, value in asked.items() if value}, parts)
 
-    def attack(self, name: str, victim: Recipe | None, *, split="test", n=None, **changes: Any) -> Recipe:
-        """Adversarial images for the first `n` images of `split`, made for `victim` (None: a network without a recipe).
+    def attack(
+        self, name: str, victim: Recipe | None, *, split: str = "test", n: int | None = None, **changes: Any
+    ) -> Recipe:
+        """Adversarial images for the first images of a split.
 
-        n: by default the attack's `test`, else the profile's `test` for a bare target and `adaptive_test` for a
-            pipeline; all images of the training split.
+        name: an attack of the profile, or any other that is registered, with its own defaults.
+        victim: what is attacked; None: a network without a recipe.
+        split: "train" or "test".
+        n: how many images; by default all of the training split, on the test split the attack's `test`, else
+            the profile's `test` for a bare target and `adaptive_test` for a pipeline.
         changes: settings of the attack.
+        ValueError for a setting that it does not take, or lacks, and for names that do not exist.
         """
-        spec = profiles.choose(self.spec.attacks, name, f"attack of paper {self.place['paper']}")
+        spec = self.spec.attacks.get(name) or self._unlisted(name)
         definition = source.attack(spec.attack)
-        settings = _complete(definition, spec.settings | changes, f"attack {name}")
-        settings.pop("seed", None)
+        settings = _complete(definition, spec.settings | changes, f"attack {name}", (), GIVEN)
+        images = self.images(split)
         if split == "test" and n is None:
-            n = spec.test or (
-                self.spec.test if victim is not None and victim.bare else self.spec.adaptive_test
-            )
+            bare = victim is not None and victim.bare
+            n = spec.test or (self.spec.test if bare else self.spec.adaptive_test)
+        there = [limit for limit in (n, images["n"]) if limit is not None]
         made = {
             "attack": spec.attack,
-            "revision": source.revision(definition),
+            "revisions": source.revisions(definition),
             "targeted": spec.targeted,
             "settings": settings,
             "victim": victim.made if victim is not None else None,
-            "images": self.images(split),
-            "n": n,
+            "images": images,
+            "n": min(there, default=None),
             "seed": self.seed,
         }
-        made |= {"stickers": self.stickers} if "mask" in settings else {}
-        asked = {**self.place, "attack": name, "split": split, "n": n, "changes": changes}
+        if "mask" in settings:
+            made["stickers"] = _stickers(self.dataset)
+        asked = {**self.place, "attack": name, "split": split, "n": made["n"], "changes": changes}
         asked |= {"victim": victim.asked} if victim is not None else {}
-        return Recipe(
-            made, {k: v for k, v in asked.items() if v}, {"victim": victim} if victim is not None else {}
-        )
+        parts = {"victim": victim} if victim is not None else {}
+        return Recipe(made, {key: value for key, value in asked.items() if value}, parts)
+
+    def _network(self, request, guide, handed_on):
+        """The recipe of a network that a method is made with.
+
+        request: its recipe; the name of a target; or {"defense": name, ...}, trained for the same target.
+        """
+        if isinstance(request, Recipe):
+            return request
+        if isinstance(request, str):
+            return self.target(request)
+        keywords = {"target": guide} | request | handed_on
+        return self.defense(keywords.pop("defense"), **keywords)
+
+    def _unlisted(self, name):
+        """The entry of a registered attack that the profile does not list."""
+        if name not in source.attacks():
+            choices = ", ".join(dict.fromkeys([*self.spec.attacks, *source.attacks()]))
+            raise ValueError(
+                f"unknown attack of paper {self.place['paper']}: {name!r}; choose one of {choices}"
+            )
+        return profiles.AttackSpec(attack=name)
 
 
-def code_of(made: dict) -> dict[str, str]:
-    """Fingerprint of the code that makes a method or an adversarial set, {qualified name: hash}."""
-    settings = made["settings"]
-    if "attack" in made:
-        return source.fingerprint(source.attack(made["attack"]))
-    used = [source.method(made["method"])]
-    if "network" in settings:
-        used.append(source.network(settings["network"]))
-    if isinstance(settings.get("attack"), str):
-        used.append(source.attack(settings["attack"]))
-    return source.fingerprint(*used)
+def code_of(made: dict[str, Any]) -> dict[str, str]:
+    """Fingerprint of the code that makes something, {qualified name: hash}, what it is made from included."""
+    return source.fingerprint(*_definitions(made))
 
 
-def _complete(definition, given, what):
-    """`given` with all that it leaves to a default, the settings of attacks inside of it included."""
-    taken = source.signature(definition)
-    for name in given:
+def _definitions(made):
+    """Definitions of all methods, attacks and networks that are named in what something is made from."""
+    finders = {
+        "method": source.method,
+        "attack": source.attack,
+        "network": source.network,
+        "ready_made": lambda name: source.ready_made()[name][1],
+    }
+    found, open_ends = {}, [made]
+    while open_ends:
+        one = open_ends.pop()
+        if isinstance(one, dict):
+            found |= {(key, one[key]): one[key] for key in finders if isinstance(one.get(key), str)}
+        open_ends += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    definitions = [finders[key](name) for key, name in sorted(found)]
+    if any(key == "method" for key, _ in found):
+        definitions.append(source.find("helpers.training", "fit"))
+    return definitions
+
+
+def _complete(definition, given, what, networks, apart):
+    """`given` with all that it leaves to a default.
+
+    networks: keywords that are given as networks.
+    apart: keywords that come from elsewhere, and are no settings.
+    """
+    taken = {name: value for name, value in source.signature(definition).items() if name not in apart}
+    for name in [*given, *networks]:
         if name not in taken:
             raise ValueError(f"{what} has no setting {name!r}; it has {', '.join(taken)}")
-    settings = source.defaults(definition) | given
-    for name, attack in _inner(settings).items():
-        inner = source.defaults(source.attack(attack)) | settings[name]
-        inner.pop("seed", None)  # drawn anew in each step
-        settings[name] = inner
+    settings = {name: value for name, value in (taken | given).items() if name not in networks}
+    missing = [name for name, value in settings.items() if value is source.REQUIRED]
+    if missing:
+        raise ValueError(f"{what} has no default for {', '.join(missing)}: give a value")
     return settings
 
 
 def _inner(settings):
-    """Attacks that a method makes in training, {the setting with their settings: their name}."""
+    """Attacks that a method makes in training, {its setting: their name and complete settings}."""
     names = {"attack_settings": settings.get("attack", "pgd"), "full": "pgd"}
-    return {setting: attack for setting, attack in names.items() if settings.get(setting) is not None}
+    found = {}
+    for setting, attack in names.items():
+        if settings.get(setting) is not None:
+            complete = _complete(source.attack(attack), settings[setting], f"{setting} ({attack})", (), GIVEN)
+            found[setting] = {"attack": attack, "settings": complete}
+    return found
+
+
+def _stickers(dataset):
+    """Which sticker masks there are: the user's, or our own."""
+    from helpers.attacks import stickers  # here because it loads torch, and few attacks have a mask
+    from helpers.data import DATASETS
+
+    return stickers.origin(DATASETS[dataset].shape[-1])
+
+
+@cache
+def _content(file: Path):
+    """Twelve hexadecimal digits that change with a file; "" where it is missing."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.exists() else ""
+
+
+def _plain(value):
+    """`value` as a key takes it: what is equal is written alike, 1.0 as 1 and a tuple as a list."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
