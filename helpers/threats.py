@@ -35,7 +35,9 @@ class Defended(nn.Module):
 
     @property
     def recipe(self) -> Any | None:
-        """What it was made from, if that is known of both parts."""
+        """What it was made from, if that is known of both parts, and it is target ∘ denoiser and no more."""
+        if type(self).forward is not Defended.forward:
+            return None
         target, denoiser = made_from(self.target), made_from(self.denoiser)
         if type(self.denoiser) is nn.Identity:
             return target
