@@ -3,13 +3,13 @@
     python benchmarks/training.py [--methods jatp dir trades mart at] [--precision fp32 bf16] [--full]
                                   [--threads 1] [--repeats 7] [--json OUT]
 
-A method's whole `training_step` (augmentation, attack, losses, update) against its floor: plain loops over the bare
-networks, frozen where nothing is learned, with the method's numbers of passes and its optimizer's step, and no
-projection, no loss but the cross-entropy, no augmentation.  Slim networks, or with --full the paper's, with
-untrained weights; in channels_last, as `networks.build` makes them.
+A method's whole `training_step` (augmentation, attack, losses, update) against its floor: plain loops over
+the bare networks, frozen where nothing is learned, with the method's numbers of passes and its optimizer's
+step, and no projection, no loss but the cross-entropy, no augmentation.  Slim networks, or with --full the
+paper's, with untrained weights; in channels_last, as `networks.build` makes them.
 
-As in attacks.py all runs of a method take turns, in an order that changes with each repeat, and ratios are taken
-within a repeat.  Seconds are CPU time for one thread; wall-clock time for more, and on a GPU.
+As in attacks.py all runs of a method take turns, in an order that changes with each repeat, and ratios are
+taken within a repeat.  Seconds are CPU time for one thread; wall-clock time for more, and on a GPU.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import copy
 import json
 import platform
 import statistics
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -25,27 +24,31 @@ import torch
 from attacks import _processor, floor, measure, versions
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from helpers import data, device, networks
-from helpers.defenses.adversarial_training import AdversarialTraining
 from helpers.defenses.dir import DIR
 from helpers.defenses.jatp import JATP
-from helpers.defenses.mart import Mart
-from helpers.defenses.trades import INNER, Trades
+from helpers.defenses.robust_training import INNER, AdversarialTraining, Mart, Trades
 
 SIZES = {  # of the target; of JATP's denoiser, of DIR's; images in a batch
-    "slim": ({"width": 0.25}, {"width": 0.125, "blocks": 1}, {"width": 0.25, "patch": 4, "encoder": 2, "decoder": 1}, 50),
+    "slim": (
+        {"width": 0.25},
+        {"width": 0.125, "blocks": 1},
+        {"width": 0.25, "patch": 4, "encoder": 2, "decoder": 1},
+        50,
+    ),
     "full": ({"width": 1.0}, {"width": 1.0, "blocks": 3}, {}, 128),
 }
 STEPS, DIR_STEPS = INNER["steps"], 5
-RATE = 1e-6  # time does not go by it, and weights that repeated steps on one batch drive to infinity show nothing
+# Time does not go by it, and weights that repeated steps on one batch drive to infinity show nothing.
+RATE = 1e-6
 
 
 def bare_step(attacked, trained, optimizer, x, y, *, before, batches):
-    """The passes alone: `before` forward ones, then STEPS forward and back, to the input of the frozen `attacked`;
-    and an update of `trained` on `batches` of (images, labels)."""
+    """The passes alone: `before` forward ones, then STEPS forward and back, and an update.
+
+    attacked: frozen; the passes go back to its input.
+    trained: the network that is updated, on `batches` of (images, labels).
+    """
     with torch.no_grad():
         for _ in range(before):
             attacked(x)
@@ -62,9 +65,14 @@ def jatp(sizes, x, y):
     trained = copy.deepcopy(method)
     frozen = copy.deepcopy(method.denoiser).requires_grad_(False)
     run = partial(
-        bare_step, trained=lambda images: target(trained(images)), optimizer=trained.optimizers()["sgd"], x=x, y=y,
-        before=1, batches=[(torch.cat([x, x]), torch.cat([y, y]))],
-    )  # fmt: skip
+        bare_step,
+        trained=lambda images: target(trained(images)),
+        optimizer=trained.optimizers()["sgd"],
+        x=x,
+        y=y,
+        before=1,
+        batches=[(torch.cat([x, x]), torch.cat([y, y]))],
+    )
     return method, {
         "to JATP's layer": partial(run, lambda images: up_to_layer(target, frozen(images))),
         "whole pipeline": partial(run, lambda images: target(frozen(images))),
@@ -72,15 +80,20 @@ def jatp(sizes, x, y):
 
 
 def up_to_layer(target, x):
-    """The features that JATP attacks, blocks.2.conv2 of a ResNet-18, and nothing behind them; their mean over the
-    places is (N,C), fit for a cross-entropy."""
+    """The features that JATP attacks, blocks.2.conv2 of a ResNet-18, and nothing behind them.
+
+    Their mean over the places, (N,C), is fit for a cross-entropy.
+    """
     block = target.blocks[2]
     x = target.blocks[:2](target.first_features(x))
     return block.conv2(F.relu(block.bn1(block.conv1(x)))).mean((2, 3))
 
 
 def dir_(sizes, x, y):
-    """The attack on the pipeline, both masks in a pass; the game on the target; an update through both: (method, {floor: run})."""
+    """The attack on the pipeline, both masks in a pass; the game on the target; an update through both.
+
+    -> (method, {floor: run})
+    """
     target = networks.build("resnet18", **sizes[0]).to(x.device).eval().requires_grad_(False)
     method = DIR(target, steps=DIR_STEPS, learning_rate=RATE, **sizes[2]).to(x.device).train()
     trained = copy.deepcopy(method)
@@ -101,7 +114,13 @@ def dir_(sizes, x, y):
 
 def classifier(make, settings, before, updates, sizes, x, y):
     """A method that trains the attacked network itself, each update's batch in a pass of its own."""
-    network = {"network": "resnet18", "in_channels": 3, "optimizer": "sgd", "learning_rate": RATE, "augment": True}
+    network = {
+        "network": "resnet18",
+        "in_channels": 3,
+        "optimizer": "sgd",
+        "learning_rate": RATE,
+        "augment": True,
+    }
     method = make(attack_settings=INNER, **settings, **network, **sizes[0]).to(x.device).train()
     trained = copy.deepcopy(method)
     frozen = copy.deepcopy(method.network).eval().requires_grad_(False)
@@ -145,17 +164,22 @@ def bench(name, sizes, precisions, repeats):
         for who in floors:
             base = seconds[who, precision]
             ratio = statistics.median(a / b for a, b in zip(own, base, strict=True))
-            rows.append({"method": name, "precision": precision, "images": len(x), "steps": DIR_STEPS if name == "dir" else STEPS, "against": who,
-                         "seconds": own, "floor_seconds": base, "ratio": ratio})  # fmt: skip
-            print(f"| {name:6} | {precision:9} | {who:15} | {statistics.median(own):7.3f} | "
-                  f"{statistics.median(base):8.3f} | {ratio:5.2f} |", flush=True)  # fmt: skip
+            row = {"method": name, "precision": precision, "images": len(x)}
+            row |= {"steps": DIR_STEPS if name == "dir" else STEPS, "against": who}
+            rows.append(row | {"seconds": own, "floor_seconds": base, "ratio": ratio})
+            medians = f"{statistics.median(own):7.3f} | {statistics.median(base):8.3f}"
+            print(f"| {name:6} | {precision:9} | {who:15} | {medians} | {ratio:5.2f} |", flush=True)
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="the methods to time")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="bf16: autocast")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    methods = {"nargs": "+", "default": list(METHODS), "choices": METHODS}
+    parser.add_argument("--methods", **methods, help="the methods to time")
+    precisions = {"nargs": "+", "default": ["fp32"], "choices": ["fp32", "bf16"]}
+    parser.add_argument("--precision", **precisions, help="bf16: autocast")
     parser.add_argument("--full", action="store_true", help="the paper's widths and batch, for a GPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--repeats", type=int, default=7, help="how often each run is timed")
@@ -165,8 +189,12 @@ def main():
     # `measure` takes wall-clock time for more than one thread; a GPU's work is not in the CPU's time.
     torch.set_num_threads(max(2, args.threads) if cuda else args.threads)
     torch.manual_seed(0)
-    machine = {"machine": platform.machine(), "processor": torch.cuda.get_device_name() if cuda else _processor(),
-               "threads": torch.get_num_threads(), "size": "full" if args.full else "slim"}  # fmt: skip
+    machine = {
+        "machine": platform.machine(),
+        "processor": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "size": "full" if args.full else "slim",
+    }
     print(machine, versions())
 
     print(f"\n| method | precision | {'floor':15} | step, s | floor, s | ratio |")

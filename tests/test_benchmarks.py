@@ -67,9 +67,8 @@ def test_a_dir_step_takes_both_masks_in_one_pass_and_no_pass_too_many():
     batches = []
     method.denoiser.vit.register_forward_hook(lambda vit, given, out: batches.append(len(out)))
     assert counted(step).flops == counted(floors["bare passes"]).flops
-    assert batches == [8] * (
-        training.DIR_STEPS + 1
-    )  # two masks of four images, in the attack's steps and the update
+    # Two masks of four images, in the attack's steps and in the update.
+    assert batches == [8] * (training.DIR_STEPS + 1)
 
 
 def test_the_attack_of_a_jatp_step_ends_at_its_layer():
@@ -88,7 +87,7 @@ def test_no_step_of_the_training_attack_waits_for_a_value_on_the_host(name):
     reads = []
     for steps in (1, 4):
         method, step, _ = case(name)
-        settings = "attack" if name in ("jatp", "dir") else "attack_settings"
+        settings = {"jatp": "attack", "dir": "attack", "trades": "ascent"}.get(name, "attack_settings")
         setattr(method, settings, getattr(method, settings) | {"steps": steps})
         reads.append(counted(step).host_reads)
     assert reads[0] == reads[1]

@@ -2,19 +2,24 @@
 
 import copy
 import warnings
+from functools import partial
 
 import pyautoattack
 import pytest
 import torch
 from conftest import Linear
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from helpers import ROOT, data, defenses, networks
+from helpers import data, networks
 from helpers.attacks import ATTACKS
+from helpers.defenses.ape_gan import ApeGan
+from helpers.defenses.arn import ARN
+from helpers.defenses.hgd import HGD
 from helpers.measure.accelerate import accelerate
 from helpers.measure.fast import broken
+from helpers.networks.zoo import load_target
+from helpers.threats import Defended
 
 PLAIN = {"fold": False, "channels_last": False, "bf16": False}
 RESNET_PGD = {"eps": 8 / 255, "steps": 10, "step_size": 2 / 255}
@@ -23,9 +28,7 @@ RESNET_PGD = {"eps": 8 / 255, "steps": 10, "step_size": 2 / 255}
 @pytest.fixture(scope="module")
 def resnet():
     """The adversarially trained ResNet that ships with the project."""
-    net = networks.build("resnet18", width=0.25)
-    net.load_state_dict(load_file(ROOT / "data" / "zoo" / "cifar10_resnet18_quarter_adv.safetensors"))
-    return net.eval()
+    return load_target("resnet18_quarter_adv").requires_grad_(True)  # as users have it
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +92,10 @@ def images_through(model):
 # --- the accelerated copy --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("denoiser", [None, "ape_gan", "hgd", "arn"])
+@pytest.mark.parametrize("denoiser", [None, partial(ApeGan, image_size=32), HGD, partial(ARN, image_size=32)])
 def test_a_folded_model_is_the_same_function(denoiser):
     target = networks.build("resnet18", width=0.125)
-    more = {"hgd": {"target": target}, "arn": {"seen": 2}}.get(denoiser, {})
-    model = target
-    if denoiser:
-        model = defenses.Defended(
-            target,
-            defenses.build(
-                denoiser,
-                width=0.125,
-                in_channels=3,
-                **({"image_size": 32} if denoiser != "hgd" else {}),
-                **more,
-            ),
-        )
+    model = Defended(target, denoiser(width=0.125, in_channels=3)) if denoiser else target
     model = lived_in(model).eval()
     x = torch.rand(4, 3, 32, 32)
     folded = accelerate(model, bf16=False, channels_last=False)
