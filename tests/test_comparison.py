@@ -53,9 +53,13 @@ def test_an_accuracy_is_judged_by_the_errors_that_go_with_it():
     for right in (100, 101, 880):
         table.add("add/t2/mnist/add/sta", Rate(890, 1000), Rate(right, 1000))
     assert [row["verdict"] for row in table.rows] == [
-        "worse than claimed", "as claimed", "better than claimed",
-        "as claimed, broken", "as claimed, weakened", "as claimed, stands",
-    ]  # fmt: skip
+        "worse than claimed",
+        "as claimed",
+        "better than claimed",
+        "as claimed, broken",
+        "as claimed, weakened",
+        "as claimed, stands",
+    ]
 
 
 def test_a_mean_over_draws_stands_in_the_table_as_the_rate_of_the_same_size_would():
@@ -64,9 +68,10 @@ def test_a_mean_over_draws_stands_in_the_table_as_the_rate_of_the_same_size_woul
         ours, theirs = (count and Rate(count, 1000) for count in (right, adaptive))
         table.add("add/t2/mnist/add/sta", ours, theirs)
         table.add(
-            "add/t2/mnist/add/sta", Score(ours.value, ours.interval, 1000),
+            "add/t2/mnist/add/sta",
+            Score(ours.value, ours.interval, 1000),
             theirs and Score(theirs.value, theirs.interval, 1000),
-        )  # fmt: skip
+        )
     shown = table.frame()
     assert shown.iloc[::2].reset_index(drop=True).equals(shown.iloc[1::2].reset_index(drop=True))
     assert shown["verdict"].nunique() == 4
@@ -103,9 +108,13 @@ def test_the_target_is_a_column_only_where_a_table_has_several(tmp_path, monkeyp
     assert [row["target"] for row in saved] == ["lenet5", "unstated"]
 
 
-@pytest.mark.parametrize("id, paper", [
-    ("jatp/s2.3/restored/l1_distance", "jatp"), ("arn/s4.2/lenet/arn/pgd-bpda-reduction", "arn"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "id, paper",
+    [
+        ("jatp/s2.3/restored/l1_distance", "jatp"),
+        ("arn/s4.2/lenet/arn/pgd-bpda-reduction", "arn"),
+    ],
+)
 def test_a_number_that_is_no_rate_does_not_enter_the_table(id, paper):
     table = add_comparison()
     table.facts = ledger.load(paper).set_index("id")

@@ -194,6 +194,25 @@ def test_a_figure_becomes_a_small_picture_with_a_palette():
     assert Image.open(BytesIO(picture)).mode == "P" and len(picture) < 0.6 * len(plain.getvalue())
 
 
+@pytest.mark.slow
+def test_a_notebook_shows_its_figures_so():
+    import base64
+    from io import BytesIO
+
+    import nbformat
+    from nbclient import NotebookClient
+    from PIL import Image
+
+    cells = [
+        "from helpers.show import figures\nfigures.style()",
+        "figures.bars({('pgd', 'none'): 1.0}, 'errors');",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    (output,) = notebook.cells[1].outputs
+    assert Image.open(BytesIO(base64.b64decode(output.data["image/png"]))).mode == "P"
+
+
 @pytest.mark.parametrize(
     "name, shown",
     [

@@ -63,8 +63,12 @@ def test_explored_holds_every_case_an_attack_knows(lenet, digits):
     x, y = digits[0][:3], digits[1][:3]
     cases = gallery.explored(lenet, x, y, ("fgsm", "apgd_ce"), (0.1, 0.3), (False, True))
     assert set(cases) == {
-        ("fgsm", 0.1, False), ("fgsm", 0.1, True), ("fgsm", 0.3, False), ("fgsm", 0.3, True),
-        ("apgd_ce", 0.1, False), ("apgd_ce", 0.3, False),
-    }  # fmt: skip
+        ("fgsm", 0.1, False),
+        ("fgsm", 0.1, True),
+        ("fgsm", 0.3, False),
+        ("fgsm", 0.3, True),
+        ("apgd_ce", 0.1, False),
+        ("apgd_ce", 0.3, False),
+    }
     assert error(lenet, cases["apgd_ce", 0.3, False], y) == 1
     assert (cases["fgsm", 0.1, True] - x).abs().max() <= 0.1 + 1e-6

@@ -124,9 +124,11 @@ def test_the_strongest_error_is_the_union_of_what_the_attackers_broke():
         return ladder.Rung(threat, "pgd", rate, rate, rate, broken, 0.0)
 
     rungs = [
-        rung("white box", True, False, False, False), rung("black box", False, True, False, False),
-        rung("fixed mask", False, False, True, False), rung("no budget", True, True, True, True),
-    ]  # fmt: skip
+        rung("white box", True, False, False, False),
+        rung("black box", False, True, False, False),
+        rung("fixed mask", False, False, True, False),
+        rung("no budget", True, True, True, True),
+    ]
     assert ladder.strongest(rungs).count == 2
 
 
