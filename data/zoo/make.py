@@ -1,25 +1,24 @@
-"""Make a net of data/zoo again, on one CPU thread in minutes (Fashion-MNIST) to half an hour (CIFAR-10):
+"""Train a net of data/zoo once more, on one CPU thread in minutes (Fashion-MNIST) to half an hour (CIFAR-10):
 
-    DATA_DIR=/folder/of/the/full/sets PYTHONPATH=. python data/zoo/make.py NET [--out FILE] [--checkpoint FILE]
+    DATA_DIR=/folder/of/the/full/sets PYTHONPATH=. python data/zoo/make.py NET [--out FILE] [--checkpoint F]
 
 natural, adversarial: a ResNet-18 of a quarter of the published width, trained on the full CIFAR-10 with a
-cyclic learning rate, random crops and mirror images, bf16.  The natural one sees natural images for ten
-epochs.  The adversarial one sees for five epochs what a single step from a random start makes of them
-(FGSM-RS: Wong, Rice & Kolter, "Fast is better than free", ICLR 2020), ε = 8/255, step 10/255.
-at, trades, mart, mma: a ResNet-18 of an eighth of the published width, trained on the full CIFAR-10 by the four
-methods of JATP's targets, six epochs with a cyclic rate, random crops and mirror images, bf16.  Where the papers'
-attacks make ten steps of 0.007, these make two of 5/255 in the same ball of 8/255; MMA's has two steps and
-five halvings.
-wrn, vgg: a WRN-28 of 16, 32 and 64 channels and a VGG-19 of an eighth of the published width, trained on natural
-images of the full CIFAR-10 for eight and twelve epochs with a cyclic rate, random crops and mirror images, bf16.
+    cyclic learning rate, random crops and mirror images, bf16.  The natural one sees natural images for ten
+    epochs.  The adversarial one sees for five epochs what a single step from a random start makes of them
+    (FGSM-RS: Wong, Rice & Kolter, "Fast is better than free", ICLR 2020), ε = 8/255, step 10/255.
+at, trades, mart, mma: a ResNet-18 of an eighth of the published width, trained on the full CIFAR-10 by the
+    four methods of JATP's targets, six epochs with a cyclic rate, random crops and mirror images, bf16.
+    Where the papers' attacks make ten steps of 0.007, these make two of 5/255 in the same ball of 8/255;
+    MMA's has two steps and five halvings.
 fashion: ADD's CNN for Fashion-MNIST, eight epochs on the full set.
+
 With --checkpoint a training that was killed goes on after its last whole epoch (not natural and adversarial).
 The weights are stored in float16, which holds them at half the size, and load into float32.
 """
 
 import argparse
-import functools
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,11 +28,7 @@ from torch.nn import functional as F
 from helpers import ROOT, data, networks
 from helpers.attacks import attackable
 from helpers.attacks.pgd import pgd
-from helpers.defenses.adversarial_training import AdversarialTraining
-from helpers.defenses.classifier import Classifier
-from helpers.defenses.mart import Mart
-from helpers.defenses.mma import Mma
-from helpers.defenses.trades import Trades
+from helpers.defenses.robust_training import AdversarialTraining, Classifier, Mart, Mma, Trades
 from helpers.measure.rates import error_rate
 from helpers.training import crop_and_flip, fit
 
@@ -55,7 +50,9 @@ def cifar10(training):
     net = networks.build("resnet18", width=0.25)
     optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = EPOCHS[training] * (len(x) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.4, anneal_strategy="linear")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, steps, pct_start=0.4, anneal_strategy="linear"
+    )
     for epoch in range(EPOCHS[training]):
         started, losses = time.time(), []
         net.train()
@@ -65,33 +62,31 @@ def cifar10(training):
                 if training == "adversarial":
                     with attackable(net):  # in eval mode: one step of an FGSM with a random start
                         seed = int(torch.randint(2**31, ()))
-                        images = pgd(net, images, labels, targeted=False, eps=EPS, steps=1, step_size=STEP, seed=seed)
+                        images = pgd(
+                            net, images, labels, targeted=False, eps=EPS, steps=1, step_size=STEP, seed=seed
+                        )
                 loss = F.cross_entropy(net(images.detach()), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
-        print(f"epoch {epoch}: loss {torch.stack(losses).mean():.3f}, {time.time() - started:.0f} s", flush=True)
+        seconds = time.time() - started
+        print(f"epoch {epoch}: loss {torch.stack(losses).mean():.3f}, {seconds:.0f} s", flush=True)
     return net
 
 
-def trained(method, epochs, checkpoint, **settings):
-    """The network of `method` (a class), trained on the full CIFAR-10."""
+def robust(name, checkpoint):
+    """ResNet-18 of an eighth of the published width, trained on CIFAR-10 by a method of `ROBUST`."""
     x, y = data.load("cifar10", "train", source="full")
-    method = method(
-        in_channels=3, optimizer="sgd", learning_rate=RATE, weight_decay=5e-4, schedule="cyclic", augment=True, **settings
-    )
+    make, settings = ROBUST[name]
+    network = {"network": "resnet18", "width": 0.125, "in_channels": 3, "augment": True}
+    sgd = {"optimizer": "sgd", "learning_rate": RATE, "weight_decay": 5e-4, "schedule": "cyclic"}
+    method = make(**network, **sgd, **settings)
     images = {"natural": x, "label": y, "index": torch.arange(len(x))}
-    history = fit(method, images, epochs=epochs, batch_size=BATCH, seed=0, precision="bf16", checkpoint=checkpoint)
+    history = fit(method, images, epochs=6, batch_size=BATCH, seed=0, precision="bf16", checkpoint=checkpoint)
     print(*history, sep="\n")
     return method.network
-
-
-def robust(name, checkpoint):
-    """ResNet-18 of an eighth of the published width, by a method of `ROBUST`."""
-    method, settings = ROBUST[name]
-    return trained(method, 6, checkpoint, network="resnet18", width=0.125, **settings)
 
 
 def fashion_mnist(checkpoint):
@@ -102,24 +97,19 @@ def fashion_mnist(checkpoint):
     return method.network
 
 
-# what is to be made: its file in data/zoo, its data set, and how
+# what is to be made: its file in data/zoo, its data set, and how, given a checkpoint
 NETS = {
     "natural": ("cifar10_resnet18_quarter_nat", "cifar10", lambda _: cifar10("natural")),
     "adversarial": ("cifar10_resnet18_quarter_adv", "cifar10", lambda _: cifar10("adversarial")),
-    "wrn": (
-        "cifar10_wrn28_1_nat", "cifar10", lambda file: trained(Classifier, 8, file, network="wrn28_20", width=0.05)
-    ),
-    "vgg": (
-        "cifar10_vgg19_eighth_nat", "cifar10", lambda file: trained(Classifier, 12, file, network="vgg19", width=0.125)
-    ),
     "fashion": ("fashion_mnist_cnn_nat", "fashion_mnist", fashion_mnist),
-} | {
-    name: (f"cifar10_resnet18_eighth_{name}", "cifar10", functools.partial(robust, name)) for name in ROBUST
-}  # fmt: skip
+}
+NETS |= {name: (f"cifar10_resnet18_eighth_{name}", "cifar10", partial(robust, name)) for name in ROBUST}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("net", choices=NETS)
     parser.add_argument("--out", help="default: the zoo's own file")
     parser.add_argument("--checkpoint", type=Path, help="written after each epoch; training goes on from it")
