@@ -1,4 +1,4 @@
-"""DIR: what its masks show and where it goes, each equation against its own formula, what training may not change."""
+"""DIR: what its masks show and where it goes, each equation by its own formula, what stays as it was."""
 
 import copy
 
@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import defenses, networks, seeded, threats
-from helpers.defenses.dir import DIR, DIRPretraining, Discard
-from helpers.networks.masked_vit import take, to_images, to_patches
+from helpers import networks, seeded, threats
+from helpers.defenses.dir import DIR, DIRPretraining, Discard, MaskedViT, take, to_images, to_patches
+from helpers.threats import Defended
 from helpers.training import fit
 
 NET = {"width": 0.04, "patch": 4, "encoder": 1, "decoder": 1, "image_size": 16}
@@ -36,7 +36,9 @@ class Identity(nn.Module):
     def forward(self, x, visible, slots):
         patches = take(to_patches(x, self.patch), visible)
         empty = torch.zeros_like(to_patches(x, self.patch))
-        return to_images(empty.scatter(1, slots[..., None].expand_as(patches), patches), self.patch, x.shape[1])
+        return to_images(
+            empty.scatter(1, slots[..., None].expand_as(patches), patches), self.patch, x.shape[1]
+        )
 
 
 def with_identity(**settings):
@@ -131,12 +133,14 @@ def test_another_share_can_be_hidden_with_the_same_weights(batch):
     denoiser, x = Discard(**NET).eval(), batch["natural"]
     everything = denoiser.hiding(0.0)
     torch.testing.assert_close(everything(x), everything(x))  # no choice is left
-    torch.testing.assert_close(everything(x), denoiser.vit(x, torch.arange(16).expand(6, -1)), rtol=1e-4, atol=1e-5)
-    assert denoiser.masks(x).shape[0] == 2
+    torch.testing.assert_close(
+        everything(x), denoiser.vit(x, torch.arange(16).expand(6, -1)), rtol=1e-4, atol=1e-5
+    )
+    assert denoiser.masks(x).shape[0] == 2 and everything.masks(x).shape[0] == 1
 
 
 def test_a_fixed_seed_makes_the_defense_deterministic(target, batch):
-    defended, x = defenses.Defended(target, DIR(target, **SLIM)).eval(), batch["natural"]
+    defended, x = Defended(target, DIR(target, **SLIM)).eval(), batch["natural"]
     assert not torch.equal(defended(x), defended(x))
     with seeded(3):
         first = defended(x)
@@ -151,6 +155,15 @@ def test_a_trained_denoiser_needs_no_target(target):
     state = DIR(target, **SLIM).state_dict()
     assert all(name.startswith("denoiser.") for name in state)
     DIR(**SLIM).load_state_dict(state)
+
+
+def test_training_can_begin_with_a_pre_trained_denoiser(target, batch):
+    first = DIRPretraining(**NET)
+    begun = DIR(target, pretrained=first, **SLIM)
+    for name, value in first.denoiser.state_dict().items():
+        assert torch.equal(begun.denoiser.state_dict()[name], value)
+    begun.denoiser.vit.hidden.data.add_(1)
+    assert not torch.equal(begun.denoiser.vit.hidden, first.denoiser.vit.hidden)
 
 
 # The game -------------------------------------------------------------------------------------
@@ -181,7 +194,9 @@ def test_the_games_perturbation_moves_the_prediction_further_than_noise(target):
     noise = restored + (8 / 255) * torch.randn_like(restored).sign()
 
     def divergence(images):
-        return F.kl_div(target(images).log_softmax(1), target(restored).softmax(1), reduction="batchmean").item()
+        return F.kl_div(
+            target(images).log_softmax(1), target(restored).softmax(1), reduction="batchmean"
+        ).item()
 
     assert divergence(method.perturbed(restored)) > 2 * divergence(noise)
 
@@ -198,7 +213,9 @@ def test_the_terms_are_those_of_equations_5_and_6(target, batch):
     torch.testing.assert_close(losses["adv"], -p[range(6), y].log().mean())
     torch.testing.assert_close(losses["rep"], (p * (p / q).log()).sum(1).mean(), rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(losses["mse"], (restored - x).square().mean())
-    torch.testing.assert_close(method.overall(losses), losses["adv"] + 3 * losses["rep"] + 0.5 * losses["mse"])
+    torch.testing.assert_close(
+        method.overall(losses), losses["adv"] + 3 * losses["rep"] + 0.5 * losses["mse"]
+    )
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -217,7 +234,11 @@ def test_the_game_reaches_the_denoiser_through_both_predictions_unless_one_is_he
     (expected,) = torch.autograd.grad((p * (p / q).log()).sum(1).mean(), method.denoiser.vit.head.weight)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
     through_one = torch.autograd.grad(
-        F.kl_div(target(moved.detach()).log_softmax(1), target(method.denoiser(x, visible)).softmax(1), reduction="batchmean"),
+        F.kl_div(
+            target(moved.detach()).log_softmax(1),
+            target(method.denoiser(x, visible)).softmax(1),
+            reduction="batchmean",
+        ),
         method.denoiser.vit.head.weight,
     )[0]
     assert torch.allclose(got, through_one, rtol=1e-2, atol=1e-6) == held
@@ -239,7 +260,13 @@ def test_pre_training_redraws_the_natural_image_behind_each_mask(batch):
 def test_pre_training_learns(augment):
     x = torch.linspace(0, 1, 16).expand(20, 3, 16, 16) * torch.rand(20, 3, 1, 1)
     method = DIRPretraining(**NET, augment=augment, learning_rate=3e-3)
-    history = fit(method, {"natural": x, "label": torch.zeros(20), "adversarial": x[:, None]}, epochs=8, batch_size=10, seed=0)
+    history = fit(
+        method,
+        {"natural": x, "label": torch.zeros(20), "adversarial": x[:, None]},
+        epochs=8,
+        batch_size=10,
+        seed=0,
+    )
     assert history[-1]["restoration"] < 0.7 * history[0]["restoration"]
 
 
@@ -260,7 +287,11 @@ def test_joint_trains_a_copy_of_the_target_and_leaves_the_target_alone(target, b
     assert [group["lr"] for group in method.optimizers()["sgd"].param_groups] == [5e-5, 0.1]
     fit(method, {"natural": batch["natural"], "label": batch["label"]}, epochs=1, batch_size=3, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
-    changed = {name for name, value in method.joint_target.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name
+        for name, value in method.joint_target.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert any("running_mean" in name for name in changed) and any("weight" in name for name in changed)
 
 
@@ -281,14 +312,14 @@ def test_training_is_the_same_for_the_same_seed(target, batch):
 
 
 def test_the_published_network_is_the_default():
-    vit = networks.build("masked_vit")
+    vit = MaskedViT()
     assert (vit.places, vit.head.in_features, len(vit.encoder) - 1, len(vit.decoder)) == (256, 192, 8, 2)
     assert vit.encoder[0].attn.num_heads == 3
 
 
 def test_a_patch_must_divide_the_image():
     with pytest.raises(ValueError, match="do not divide"):
-        networks.build("masked_vit", patch=3)
+        MaskedViT(patch=3)
 
 
 def test_images_of_another_size_are_refused(batch):

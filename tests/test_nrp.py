@@ -1,16 +1,16 @@
-"""NRP: its purifier and critic, the self-supervised perturbation, the losses, and who learns in a training step."""
+"""NRP: its purifier and critic, the self-supervised perturbation, the losses, and who learns in a step."""
 
 import copy
+import itertools
 import math
 
 import pytest
 import torch
 
 from helpers import data, device
-from helpers.defenses.nrp import NRP, relativistic_loss
+from helpers.defenses.nrp import NRP, BasicBlock, DenseBlock, NRPDiscriminator, NRPPurifier, relativistic_loss
 from helpers.networks import build
 from helpers.networks.features import features_at
-from helpers.networks.nrp import BasicBlock, DenseBlock, NRPDiscriminator, NRPPurifier
 from helpers.networks.zoo import load_target
 from helpers.training import fit
 
@@ -76,7 +76,7 @@ def test_each_convolution_of_a_dense_block_sees_all_before_it():
     for conv in block.convs:
         conv.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
     block(torch.rand(1, 4, 8, 8))
-    for (before, out), (after, _) in zip(seen, seen[1:]):
+    for (before, out), (after, _) in itertools.pairwise(seen):
         torch.testing.assert_close(after, torch.cat([before, torch.where(out > 0, out, 0.2 * out)], 1))
 
 
@@ -100,7 +100,7 @@ def test_the_purifier_does_not_clip():
 
 def test_ssp_stays_in_the_ball_and_in_the_unit_range(target, images):
     x_adv = NRP(target, eps=0.05, **SMALL).self_supervised_perturbation(images)
-    assert 0 <= x_adv.min() and x_adv.max() <= 1
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
     assert 0.049 < (x_adv - images).abs().max() <= 0.05 + 1e-6
 
 
@@ -127,29 +127,29 @@ def test_relativistic_loss_by_hand():
     def sigma(t):
         return 1 / (1 + math.exp(-t))
 
-    critic = -(math.log(sigma(4)) + math.log(sigma(2)) + math.log(1 - sigma(-2)) + math.log(1 - sigma(-4))) / 2
-    generator = -(math.log(1 - sigma(4)) + math.log(1 - sigma(2)) + math.log(sigma(-2)) + math.log(sigma(-4))) / 2
+    critic = (
+        -(math.log(sigma(4)) + math.log(sigma(2)) + math.log(1 - sigma(-2)) + math.log(1 - sigma(-4))) / 2
+    )
+    generator = (
+        -(math.log(1 - sigma(4)) + math.log(1 - sigma(2)) + math.log(sigma(-2)) + math.log(sigma(-4))) / 2
+    )
     assert relativistic_loss(real, fake).item() == pytest.approx(critic, rel=1e-5)
     assert relativistic_loss(fake, real).item() == pytest.approx(generator, rel=1e-5)
-
-
-def adversarial_batch(images, k=2):
-    torch.manual_seed(1)
-    noise = 0.1 * torch.rand(6, k, 3, 32, 32, device=images.device)
-    return {"natural": images[:6], "adversarial": (images[:6, None] + noise).clamp(0, 1)}
 
 
 @pytest.mark.parametrize("weights", [{}, {"alpha": 2.0, "gamma": 3.0, "lambda_": 0.5}])
 def test_each_network_descends_its_own_loss(target, images, weights):
     """A step of plain gradient descent with rate 1 shows the gradient."""
-    method, batch = NRP(target, **SMALL, **weights).to(device()), adversarial_batch(images)
+    method, natural = NRP(target, **SMALL, **weights).to(device()), images[:6]
     before = copy.deepcopy(method)
-    plain = {part: torch.optim.SGD(getattr(method, part).parameters(), lr=1.0) for part in method.optimizers()}
-    reported = method.training_step(batch, plain)
+    plain = {
+        part: torch.optim.SGD(getattr(method, part).parameters(), lr=1.0) for part in method.optimizers()
+    }
+    torch.manual_seed(1)
+    reported = method.training_step({"natural": natural}, plain)
 
-    x = torch.cat([batch["adversarial"][:, k] for k in range(2)])
-    natural = torch.cat([batch["natural"]] * 2)
-    restored = before.purifier(x)
+    torch.manual_seed(1)
+    restored = before.purifier(before.self_supervised_perturbation(natural))
     meets = copy.deepcopy(before.critic)
     meets.load_state_dict(method.critic.state_dict())  # P meets the updated critic
     with features_at(target, LAYER) as see:
@@ -161,7 +161,8 @@ def test_each_network_descends_its_own_loss(target, images, weights):
         "feature": feature,
     }
     assert {name: value.item() for name, value in reported.items()} == pytest.approx(
-        {name: value.item() for name, value in losses.items()}, rel=1e-4)  # fmt: skip
+        {name: value.item() for name, value in losses.items()}, rel=1e-4
+    )
 
     published = {"alpha": 0.005, "gamma": 0.01, "lambda_": 1.0}  # Wang et al. 2018, Section 4.1
     alpha, gamma, lambda_ = (published | weights).values()
@@ -176,20 +177,25 @@ def test_each_network_descends_its_own_loss(target, images, weights):
 # --- training --------------------------------------------------------------------------------------
 
 
-def test_without_adversarial_examples_it_learns_from_its_own(target, images):
+def test_it_learns_from_its_own_perturbation_without_labels(target, images):
     method, seen = NRP(target, **SMALL).to(device()), []
     method.purifier.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    method.training_step({"natural": images[:6], "label": torch.zeros(6)}, method.optimizers())
+    assert method.learns_from == ("natural",)
+    method.training_step({"natural": images[:6]}, method.optimizers())
     (x,) = seen
     assert x.shape == images[:6].shape and 0.03 < (x - images[:6]).abs().max() <= 8 / 255 + 1e-6
 
 
-def test_with_adversarial_examples_it_learns_from_them(target, images):
-    method, batch, seen = NRP(target, **SMALL).to(device()), adversarial_batch(images), []
+def test_told_so_it_learns_from_full_adversarial_examples_instead(target, images):
+    method, seen = NRP(target, full={"eps": 0.1, "steps": 1}, **SMALL).to(device()), []
+    assert method.learns_from == ("natural", "label")
+    x, y = images[:6], torch.arange(6, device=images.device)
+    torch.manual_seed(1)
+    expected = method.adversarial({"natural": x, "label": y})[:, 0]
     method.purifier.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    method.training_step(batch, method.optimizers())
-    (x,) = seen
-    torch.testing.assert_close(x, torch.cat([batch["adversarial"][:, 0], batch["adversarial"][:, 1]]))
+    torch.manual_seed(1)
+    method.training_step({"natural": x, "label": y}, method.optimizers())
+    assert torch.equal(seen[-1], expected) and (expected - x).abs().max() > 0.09
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -217,9 +223,8 @@ def test_a_layer_that_the_target_lacks_is_named(target, images):
 def test_training_restores_features_and_pixels(target, images):
     """The purifier starts far off, and has to learn even the identity."""
     method, natural = NRP(target, width=0.125, blocks=1, learning_rate=5e-3), images[:20]
-    pairs = {"natural": natural, "adversarial": method.self_supervised_perturbation(natural)[:, None]}
-    first, *_, last = fit(method, pairs, epochs=10, batch_size=5, seed=0)
-    # Seen on one CPU, over four seeds: 30 % to 44 % of the first epoch's feature loss, 3 % to 39 % of its pixel loss.
+    first, *_, last = fit(method, {"natural": natural}, epochs=10, batch_size=5, seed=0)
+    # Seen on one CPU, over four seeds: 30 to 44 % of the first epoch's feature loss, 3 to 39 % of pixels'.
     assert last["feature"] < 0.7 * first["feature"] and last["pixel"] < 0.7 * first["pixel"]
 
 

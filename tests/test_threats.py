@@ -7,8 +7,9 @@ from torch import nn
 
 from helpers import threats
 from helpers.attacks import ATTACKS
-from helpers.threats import Defended
-from helpers.networks import build
+from helpers.defenses.ape_gan import ApeGanGenerator
+from helpers.defenses.hgd import DenoisingUNet
+from helpers.threats import Defended, made_from
 
 
 class Fade(nn.Module):
@@ -50,7 +51,7 @@ def test_white_box_gradient_goes_through_the_denoiser():
 
 def test_white_box_gradient_through_a_network_is_the_chain_rule(lenet, digits):
     x = digits[0][:3].clone().requires_grad_()
-    denoiser = build("hgd_unet", width=0.05, in_channels=1).to(x.device).eval()
+    denoiser = DenoisingUNet(0.05).to(x.device).eval()
     restored = denoiser(x)
     outer = gradient(lenet, restored.detach())
     (expected,) = torch.autograd.grad(restored, x, grad_outputs=outer)
@@ -59,7 +60,9 @@ def test_white_box_gradient_through_a_network_is_the_chain_rule(lenet, digits):
 
 
 @pytest.mark.parametrize("denoiser", [FourLevels(), Fade(), nn.Identity()])
-def test_bpda_computes_the_pipeline_and_takes_the_targets_gradient_at_the_restored_image(lenet, digits, denoiser):
+def test_bpda_computes_the_pipeline_and_takes_the_targets_gradient_at_the_restored_image(
+    lenet, digits, denoiser
+):
     x = digits[0][:5]
     defended = Defended(lenet, denoiser)
     assert torch.equal(threats.bpda(defended)(x), defended(x))
@@ -117,7 +120,9 @@ def test_eot_is_the_log_of_the_mean_probability():
     mean = torch.stack([defended(x).softmax(1) for _ in range(4)]).mean(0)
     torch.testing.assert_close(logits, mean.log())
     # so the cross-entropy is that of the mean, whatever is attacked with it
-    torch.testing.assert_close(nn.functional.cross_entropy(logits, y), -mean.gather(1, y[:, None]).log().mean())
+    torch.testing.assert_close(
+        nn.functional.cross_entropy(logits, y), -mean.gather(1, y[:, None]).log().mean()
+    )
 
 
 def test_eot_of_a_sure_model_does_not_round_to_nothing():
@@ -147,37 +152,19 @@ def test_a_fixed_mask_is_the_same_in_each_pass_and_place_and_differs_by_seed():
     first = still(x)
     assert torch.equal(first, still(x)) and torch.equal(torch.get_rng_state(), before)
     torch.testing.assert_close(still(x[[2, 0]]), first[[2, 0]])  # elsewhere in the batch, the same mask
-    torch.testing.assert_close(first - x.flatten(1), (first - x.flatten(1))[:1].expand(3, -1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        first - x.flatten(1), (first - x.flatten(1))[:1].expand(3, -1), atol=1e-6, rtol=0
+    )
     assert not torch.equal(first, threats.fixed_mask(Defended(nn.Flatten(), Grain()), seed=2)(x))
 
 
-@pytest.mark.parametrize("name", ["hgd_unet", "ape_gan_generator"])
-def test_a_fixed_mask_of_a_deterministic_denoiser_is_the_denoiser(lenet, digits, name):
+@pytest.mark.parametrize("denoiser", [DenoisingUNet(0.05), ApeGanGenerator(0.1)])
+def test_a_fixed_mask_of_a_deterministic_denoiser_is_the_denoiser(lenet, digits, denoiser):
     x = digits[0][:4]
-    width = {"width": 0.05} if name == "hgd_unet" else {"width": 0.1}
-    defended = Defended(lenet, build(name, in_channels=1, **width).to(x.device).eval())
+    defended = Defended(lenet, denoiser.to(x.device).eval())
     torch.testing.assert_close(threats.fixed_mask(defended, 0)(x), defended(x), atol=1e-4, rtol=1e-4)
     got, expected = (gradient(m, x) for m in (threats.fixed_mask(defended, 0), defended))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
-
-
-@pytest.mark.parametrize("name, made", [
-    ("oblivious", threats.oblivious),
-    ("white_box", threats.white_box),
-    ("bpda", threats.bpda),
-    ("eot_3", lambda defended: threats.eot(defended, 3)),
-    ("bpda_eot_3", lambda defended: threats.eot(threats.bpda(defended), 3)),
-    ("fixed_mask_7", lambda defended: threats.fixed_mask(defended, 7)),
-])  # fmt: skip
-def test_a_name_stands_for_its_threat(name, made):
-    defended, x = Defended(Linear(3, (1, 4, 4)), Grain()), torch.rand(2, 1, 4, 4)
-
-    def seen(model):
-        torch.manual_seed(1)
-        return model(x), gradient(model, x)
-
-    for got, expected in zip(seen(threats.by_name(name, defended)), seen(made(defended)), strict=True):
-        assert torch.equal(got, expected)
 
 
 def test_bpda_eot_averages_fresh_draws_and_goes_round_the_denoiser():
@@ -187,7 +174,7 @@ def test_bpda_eot_averages_fresh_draws_and_goes_round_the_denoiser():
 
     target, x = Linear(3, (1, 4, 4)), torch.rand(2, 1, 4, 4)
     defended = Defended(target, Rough())
-    attacked = threats.by_name("bpda_eot_4", defended)
+    attacked = threats.eot(threats.bpda(defended), 4)
     torch.manual_seed(7)
     logits = attacked(x)
     torch.manual_seed(7)
@@ -197,10 +184,66 @@ def test_bpda_eot_averages_fresh_draws_and_goes_round_the_denoiser():
     assert gradient(attacked, x).abs().max() > 0 == gradient(defended, x).abs().max()
 
 
-@pytest.mark.parametrize(
-    "name", ["", "gray_box", "eot", "eot_", "eot_-1", "eot_2.5", "eot_five", "fixed_mask", "bpda_3", "7"]
-)
-def test_an_unknown_threat_is_refused_with_the_choices(name):
-    choices = "oblivious, white_box, bpda, eot_<number>, bpda_eot_<number>, fixed_mask_<number>"
-    with pytest.raises(ValueError, match=f"'{name}'; choose one of {choices}"):
-        threats.by_name(name, Defended(nn.Identity(), nn.Identity()))
+# --- what it was made from ---
+
+
+class Words:
+    """A recipe that says in words what has been done to it."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def then(self, target):
+        return Words(f"{self.text}, {target.text}")
+
+    def under(self, threat, **settings):
+        named = {k: s.text if isinstance(s, Words) else s for k, s in settings.items()}
+        return Words(f"{threat}{named} of ({self.text})")
+
+
+def from_the_lab(module, text):
+    module.recipe = Words(text)
+    return module
+
+
+def said(module):
+    recipe = made_from(module)
+    return None if recipe is None else recipe.text
+
+
+@pytest.fixture
+def known():
+    return Defended(from_the_lab(nn.Flatten(), "target"), from_the_lab(Fade(), "fade"))
+
+
+def test_a_pipeline_of_known_parts_is_known(known):
+    assert said(known) == "fade, target"
+    assert said(Defended(known.target, nn.Identity())) == "target"
+    assert said(threats.oblivious(known)) == said(threats.transfer(known.target)) == "target"
+    assert said(threats.white_box(known)) == "fade, target"
+    assert said(threats.gray_box(from_the_lab(Grain(), "grain"), known.target)) == "grain, target"
+
+
+def test_a_pipeline_with_an_unknown_part_is_not(known):
+    for target, denoiser in [
+        (known.target, Fade()),
+        (nn.Flatten(), known.denoiser),
+        (nn.Flatten(), nn.Identity()),
+    ]:
+        unknown = Defended(target, denoiser)
+        attacked = [unknown, threats.bpda(unknown), threats.eot(unknown, 3), threats.fixed_mask(unknown, 3)]
+        assert [said(one) for one in attacked] == [None] * 4
+
+
+def test_a_threat_adds_its_settings_to_what_is_known(known):
+    assert said(threats.bpda(known)) == "bpda{'stand_in': None} of (fade, target)"
+    assert said(threats.eot(known, 3)) == "eot{'samples': 3} of (fade, target)"
+    assert said(threats.fixed_mask(known, 7)) == "fixed_mask{'seed': 7} of (fade, target)"
+    both = threats.eot(threats.bpda(known), 3)
+    assert said(both) == "eot{'samples': 3} of (bpda{'stand_in': None} of (fade, target))"
+
+
+def test_bpda_is_known_if_its_stand_in_is(known):
+    stand_in = from_the_lab(Fade(), "other")
+    assert said(threats.bpda(known, stand_in)) == "bpda{'stand_in': 'other'} of (fade, target)"
+    assert said(threats.bpda(known, Fade())) is None

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import ROOT, defenses, device
-from helpers.training import fit
+from helpers import ROOT, device
+from helpers.defenses.arn import ReleasedARN
+from helpers.training import crop_and_flip, fit
 
 
 class Regression(nn.Module):
@@ -131,28 +132,14 @@ def test_bf16_computes_in_bfloat16_and_updates_in_float32():
     assert plain.dtypes == {torch.float32}
 
 
-@pytest.mark.parametrize("name", list(defenses.DEFENSES))
-def test_every_method_trains_in_bf16(name, lenet):
-    attack = {"attack_settings": {"eps": 0.3, "steps": 2}}
-    guided = {"target": lenet, "in_channels": 1, "blocks": 1, "layer": "conv2"}
-    vit = {"in_channels": 1, "image_size": 28, "patch": 7, "encoder": 1, "decoder": 1}
-    settings = {
-        "dir_pretraining": vit, "dir": vit | {"target": lenet},
-        "hgd": {"target": lenet}, "nrp": guided, "jatp": guided, "adversarial_training": attack,
-        "trades": attack, "mart": attack, "mma": {"steps": 2, "images": 10},
-    }.get(name, {})  # fmt: skip
-    method = defenses.build(name, width=0.03, **settings)
-    data = pairs() | {"label": torch.arange(10), "index": torch.arange(10)}
-    (losses,) = fit(method, data, epochs=1, batch_size=5, seed=0, precision="bf16")
-    assert all(torch.tensor(loss).isfinite() for loss in losses.values())
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in method.parameters())
-
-
-@pytest.mark.parametrize("data, settings, message", [
-    ({"a": torch.rand(6), "b": torch.rand(5)}, {}, "same length.*'a': 6, 'b': 5"),
-    ({"a": torch.rand(3)}, {}, "at least batch_size=4.*3"),
-    ({"a": torch.rand(8)}, {"precision": "fp16"}, "fp32 or bf16, got 'fp16'"),
-])
+@pytest.mark.parametrize(
+    "data, settings, message",
+    [
+        ({"a": torch.rand(6), "b": torch.rand(5)}, {}, "same length.*'a': 6, 'b': 5"),
+        ({"a": torch.rand(3)}, {}, "at least batch_size=4.*3"),
+        ({"a": torch.rand(8)}, {"precision": "fp16"}, "fp32 or bf16, got 'fp16'"),
+    ],
+)
 def test_bad_data_or_settings_are_refused(data, settings, message):
     with pytest.raises(ValueError, match=message):
         fit(Regression(), data, epochs=1, batch_size=4, seed=0, **settings)
@@ -170,7 +157,7 @@ def pairs():
 def train(checkpoint=None, init=0, step=None):
     """Five epochs of the method with the most state: four Adams, schedules, BatchNorm, noise."""
     torch.manual_seed(init)
-    method = defenses.build("arn_released", width=0.03, learning_rate=1e-3)
+    method = ReleasedARN(width=0.03, learning_rate=1e-3)
     if step:
         method.training_step = step(method.training_step)
     history = fit(method, pairs(), epochs=5, batch_size=5, seed=7, checkpoint=checkpoint)
@@ -228,15 +215,17 @@ def test_a_finished_checkpoint_is_not_trained_further(tmp_path):
 
 
 def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not():
-    from torch.nn import functional as F
-
-    from helpers.training import crop_and_flip
-
     x = torch.rand(20, 3, 32, 32)
     mirrored = set()
     for image, crop in zip(x, crop_and_flip(x), strict=True):
-        windows = F.pad(image, (4, 4, 4, 4)).unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-        found = [flip for flip, one in ((False, crop), (True, crop.flip(2))) if (windows == one).flatten(1).all(1).any()]
+        windows = (
+            F.pad(image, (4, 4, 4, 4)).unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        )
+        found = [
+            flip
+            for flip, one in ((False, crop), (True, crop.flip(2)))
+            if (windows == one).flatten(1).all(1).any()
+        ]
         assert len(found) == 1
         mirrored |= set(found)
     assert mirrored == {False, True}

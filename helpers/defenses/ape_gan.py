@@ -37,9 +37,8 @@ class ApeGanDiscriminator(nn.Module):
     def __init__(self, width: float = 1.0, in_channels: int = 1, image_size: int = 28) -> None:
         super().__init__()
         c1, c2 = scaled(width, 64, 128)
-        first = [nn.Conv2d(in_channels, c1, 4, 2, 1), nn.LeakyReLU(0.2)]
-        last = [nn.Flatten(), nn.Linear((image_size // 4) ** 2 * c2, 1)]
-        self.layers = nn.Sequential(*first, *_stage(nn.Conv2d, c1, c2), *last)
+        layers = [nn.Conv2d(in_channels, c1, 4, 2, 1), nn.LeakyReLU(0.2), *_stage(nn.Conv2d, c1, c2)]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear((image_size // 4) ** 2 * c2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(2 * x - 1).squeeze(1)
