@@ -255,7 +255,10 @@ def _definitions(made):
     while open_ends:
         one = open_ends.pop()
         if isinstance(one, dict):
-            found |= {(key, one[key]): one[key] for key in finders if isinstance(one.get(key), str)}
+            names = {key: one[key] for key in finders if isinstance(one.get(key), str)}
+            if "settings" not in one:
+                names.pop("method", None)  # that of an attack, such as FWA's "frank_wolfe"
+            found |= {(key, name): name for key, name in names.items()}
         open_ends += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
     definitions = [finders[key](name) for key, name in sorted(found)]
     if any(key == "method" for key, _ in found):
