@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from helpers import data
+from helpers import data, device
 from helpers.attacks import ATTACKS
 from helpers.attacks.advertorch import library
 from helpers.measure import fast
@@ -217,13 +217,17 @@ def pipelines(images):
     from helpers.lab import Experiment
     from helpers.threats import white_box
 
-    digits, photos = (data.load(name, "test", n=images) for name in ("mnist", "cifar10"))
-    denoiser = Experiment(paper="arn", dataset="mnist", profile="quick", seed=0).defense("arn", seen="pp")
+    digits, photos = (
+        [part.to(device()) for part in data.load(name, "test", n=images)] for name in ("mnist", "cifar10")
+    )
+    arn = Experiment(paper="arn", dataset="mnist", profile="quick", seed=0).defense("arn", seen="pp")
+    jatp = Experiment(paper="jatp", dataset="cifar10", profile="quick", seed=0).defense("jatp")
     return {
         "LeNet-5, adversarially trained": (load_target("lenet5_adv"), *digits, 0.3),
         "ResNet-18/8, AT": (load_target("resnet18_eighth_at"), *photos, EPS),
         "ResNet-18/8, TRADES": (load_target("resnet18_eighth_trades"), *photos, EPS),
-        "ARN of the profile quick, white-box": (white_box(denoiser), *digits, 0.1),
+        "JATP, quick, white-box": (white_box(jatp), *photos, EPS),
+        "ARN, quick, white-box": (white_box(arn), *digits, 0.1),
     }
 
 

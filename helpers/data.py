@@ -11,6 +11,7 @@ import socket
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -139,13 +140,14 @@ def load(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and labels of one split of a data set.
 
-    name: a key of DATASETS; split: "train" or "test"; n: take only the first n.
-    source "sample": the class-balanced draw that ships with the project (4000 train, 1000 test). Each
-    run of ten holds every class once, so a prefix whose n is a multiple of ten is class-balanced too.
-    source "full": the whole set in its official order, from `<name>_<split>.npz` in `data_dir()` if
-    that is there, else by torchvision's loader, downloading what is missing. SVHN and LISA, whose
-    terms do not let us pass them on, are read from the user's files only (see `available`).
-
+    name: a key of DATASETS.
+    split: "train" or "test".
+    n: take only the first n; None: all.
+    source: "sample", the class-balanced draw that ships with the project (4000 train, 1000 test). Each run
+        of ten holds every class once, so a prefix whose n is a multiple of ten is class-balanced too.
+        "full", the whole set in its official order, from `<name>_<split>.npz` in `data_dir()` if that is
+        there, else by torchvision's loader, downloading what is missing. SVHN and LISA, whose terms do
+        not let us pass them on, are read from the user's files only (see `available`).
     Returns x, float32 (N, C, H, W) in [0,1], and y, int64 (N,) in 0..classes-1.
     Raises DataError for an unknown choice, an n out of range, and data that are missing or damaged.
     """
@@ -153,10 +155,10 @@ def load(
     _choose("split", split, SPLITS)
     _choose("source", source, SOURCES)
     origin = _file(name, split, source)
-    if origin.exists():
-        images, labels = (
-            _read_mat(origin) if origin.suffix == ".mat" else read_npz(origin, "images", "labels")
-        )
+    if origin.exists() and origin.suffix == ".mat":
+        images, labels = _read_mat(origin)
+    elif origin.exists():
+        images, labels = read_npz(origin, "images", "labels")
     elif DATASETS[name].torchvision is None:
         wanted = f"{name} has no sample: use source='full'" if source == "sample" else f"{origin} is missing"
         raise DataError(f"{wanted}. {_what_to_put(name)}")
@@ -281,8 +283,9 @@ def download(urls: list[str], path: Path, md5: str) -> None:
             try:
                 download_url(url, part.parent, part.name, md5)
             except (OSError, HTTPException, RuntimeError) as error:
-                sent = part.exists() and f"sent {_describe(part)} with MD5 {_md5(part)} instead of {md5}"
-                failures[url] = sent or error
+                failures[url] = str(error)
+                if part.exists():
+                    failures[url] = f"sent {_describe(part)} with MD5 {_md5(part)} instead of {md5}"
             else:
                 os.replace(part, path)
                 return
@@ -388,7 +391,7 @@ def _what_to_put(name: str) -> str:
     return "\n".join(lines)
 
 
-def _choose(what: str, value: str, choices) -> None:
+def _choose(what: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise DataError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
 
@@ -397,12 +400,11 @@ def _file(name: str, split: str, source: str) -> Path:
     """The one file that holds a whole split: the .npz, but the user's .mat where only that is there."""
     folder = DATA / "samples" if source == "sample" else data_dir()
     npz = folder / f"{name}_{split}.npz"
-    mat = DATASETS[name].mat
-    return (
-        folder / mat.format(split)
-        if mat and not npz.exists() and (folder / mat.format(split)).exists()
-        else npz
-    )
+    if DATASETS[name].mat and not npz.exists():
+        mat = folder / DATASETS[name].mat.format(split)
+        if mat.exists():
+            return mat
+    return npz
 
 
 def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:

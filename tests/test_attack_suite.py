@@ -550,6 +550,7 @@ def test_ddn_and_cw_agree_with_adv_lib(lenet, digits, adv_lib):
         assert abs(ratio - 1) <= 0.02, (name, ratio)
 
 
+@pytest.mark.slow
 def test_dlr_pgd_agrees_with_adv_libs(lenet, digits, adv_lib):
     x, y = some(digits, 100)
     with attackable(lenet):

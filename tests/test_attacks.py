@@ -212,6 +212,7 @@ def test_pgd_takes_advertorchs_steps(lenet, digits, steps, targeted):
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 def test_pgd_succeeds_as_often_as_foolboxs(lenet, digits):
     import foolbox
 

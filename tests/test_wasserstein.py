@@ -257,7 +257,7 @@ def accuracy(model, x, y, eps, **settings):
     "which, method, radii, steps, left",
     [
         ("lenet", "frank_wolfe", (0.02, 0.1, 0.3), 30, 0.1),
-        ("lenet", "projected_gradient", (0.02, 0.1, 0.3), 12, 0.2),
+        pytest.param("lenet", "projected_gradient", (0.02, 0.1, 0.3), 12, 0.2, marks=pytest.mark.slow),
         ("robust_lenet", "frank_wolfe", (0.1, 0.8, 3.0), 30, 0.5),
     ],
 )
@@ -268,7 +268,9 @@ def test_accuracy_falls_as_the_radius_grows(which, method, radii, steps, left, d
     assert large - 0.05 <= medium <= small + 0.05  # no attack is perfect: one image may go the other way
 
 
-@pytest.mark.parametrize("which, eps, steps", [("robust_lenet", 1.5, 20), ("lenet", 0.1, 60)])
+@pytest.mark.parametrize(
+    "which, eps, steps", [("robust_lenet", 1.5, 20), pytest.param("lenet", 0.1, 60, marks=pytest.mark.slow)]
+)
 def test_frank_wolfe_is_at_least_as_strong_as_projected_gradient(which, eps, steps, digits, request):
     """On the robust net in as many steps: the projected gradient has to walk, step_size by step_size.
 

@@ -67,7 +67,7 @@ def ensemble(
     targeted: bool,
     eps: float,
     norm: str = "linf",
-    steps: int = 50,
+    steps: int = 30,
     classes: int = 3,
     queries: int = 200,
     seed: int = 0,
