@@ -114,7 +114,10 @@ def _network(recipe):
         target.recipe = recipe
         return target
     if "part" in recipe.made:
-        return getattr(defended(recipe.parts["of"]), recipe.made["part"])
+        part = getattr(defended(recipe.parts["of"]), recipe.made["part"])
+        if part is None or getattr(made_from(part), "key", None) != recipe.key:
+            raise ValueError(f"{recipe.asked['of']['defense']!r} trains no {recipe.made['part']} of its own")
+        return part
     if "method" in recipe.made:
         method = _fresh(recipe)
         method.load_state_dict(_artifact(recipe).tensors)
