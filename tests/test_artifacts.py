@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import ROOT, data
-from helpers.lab import artifacts
+from helpers import ROOT, write_atomically
+from helpers.lab import artifacts, recipes
 from helpers.lab.artifacts import ArtifactError
-from helpers.lab.experiment import Experiment
+from helpers.lab.recipes import Recipe
 
-SETTINGS = {"attack": "pgd", "settings": {"eps": 0.3, "steps": 40}, "seed": 0, "without": ["nor"]}
+MADE = {"attack": "pgd", "settings": {"eps": 0.3, "steps": 40}, "seed": 0, "without": ["nor"]}
+
+
+def toy(**change):
+    """The recipe of an artifact, changed or not."""
+    return Recipe(MADE | change, {})
 
 
 def build(checkpoint):
@@ -26,57 +31,74 @@ def forbidden(checkpoint):
 
 
 def python(code, **more):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom helpers import artifacts\n{code}"
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **more)
+    """A process that runs `code`, which finds `artifacts` and the same recipe as here, `toy`."""
+    start = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from helpers.lab import artifacts
+from helpers.lab.recipes import Recipe
+toy = Recipe({MADE!r}, {{}})
+"""
+    return subprocess.Popen([sys.executable, "-c", start + code], stderr=subprocess.PIPE, text=True, **more)
 
 
-# --- the key ---------------------------------------------------------------------------------------
+# --- the key ---
 
 
-def test_the_key_does_not_depend_on_the_order_of_the_settings():
-    turned = {name: SETTINGS[name] for name in reversed(SETTINGS)} | {"settings": {"steps": 40, "eps": 0.3}}
-    assert list(turned) != list(SETTINGS) and artifacts.key(turned) == artifacts.key(SETTINGS)
+def test_the_key_does_not_depend_on_how_the_settings_are_written():
+    turned = {name: MADE[name] for name in reversed(MADE)} | {"settings": {"steps": 40.0, "eps": 0.3}}
+    assert list(turned) != list(MADE)
+    assert Recipe(turned | {"without": ("nor",)}, {"by": "another name"}).key == toy().key
 
 
-@pytest.mark.parametrize("change", [
-    {"attack": "cw"}, {"seed": 1}, {"without": []}, {"without": ["nor", "att"]}, {"new": None},
-    {"settings": {"eps": 0.30001, "steps": 40}}, {"settings": {"eps": 0.3, "steps": 41}}, {"settings": {"eps": 0.3}},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attack": "cw"},
+        {"seed": 1},
+        {"without": []},
+        {"without": ["nor", "att"]},
+        {"new": None},
+        {"settings": {"eps": 0.30001, "steps": 40}},
+        {"settings": {"eps": 0.3, "steps": 41}},
+        {"settings": {"eps": 0.3}},
+    ],
+)
 def test_the_key_depends_on_every_setting(change):
-    assert artifacts.key(SETTINGS | change) != artifacts.key(SETTINGS)
+    assert toy(**change).key != toy().key
 
 
-def test_the_key_depends_on_the_revision(monkeypatch):
-    before = artifacts.key(SETTINGS)
-    monkeypatch.setattr(artifacts, "REVISION", artifacts.REVISION + 1)
-    assert artifacts.key(SETTINGS) != before
+def test_the_key_depends_on_the_format(monkeypatch):
+    before = toy().key
+    monkeypatch.setattr(recipes, "FORMAT", recipes.FORMAT + 1)
+    assert toy().key != before
 
 
 def test_the_folder_is_the_environments_or_the_projects(tmp_path, monkeypatch):
     monkeypatch.setenv("ARTIFACT_DIR", str(tmp_path / "elsewhere"))
-    made = artifacts.make("toy", SETTINGS, build)
-    assert made.path.parent == tmp_path / "elsewhere" and made.path == artifacts.path("toy", SETTINGS)
+    made = artifacts.make("toy", toy(), build)
+    assert made.path.parent == tmp_path / "elsewhere" and made.path == artifacts.path("toy", toy())
     for unset in (lambda: monkeypatch.delenv("ARTIFACT_DIR"), lambda: monkeypatch.setenv("ARTIFACT_DIR", "")):
         unset()
         assert artifacts.folder() == ROOT / "data" / "artifacts"
 
 
-# --- making and loading ----------------------------------------------------------------------------
+# --- making and loading ---
 
 
 def test_an_artifact_is_made_once_and_loaded_with_its_facts():
-    made = artifacts.make("toy", SETTINGS, build)
-    loaded = artifacts.make("toy", SETTINGS, forbidden)
+    made = artifacts.make("toy", toy(), build)
+    loaded = artifacts.make("toy", toy(), forbidden)
     assert torch.equal(loaded.tensors["images"], build(None)[0]["images"])
     assert loaded.info == made.info == json.loads(made.path.with_suffix(".json").read_text())
-    assert loaded.info["settings"] == SETTINGS and loaded.info["history"] == [{"loss": 1.5}]
+    assert loaded.info["recipe"] == MADE and loaded.info["history"] == [{"loss": 1.5}]
     assert loaded.info["seconds"] >= 0 and loaded.info["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
 def test_tensors_of_any_layout_come_back_as_they_were():
     image = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
     tensors = {"image": image, "part": image[:, 1], "count": torch.tensor(7), "same": image}
-    loaded = artifacts.make("toy", SETTINGS, lambda checkpoint: (tensors, {})).tensors
+    loaded = artifacts.make("toy", toy(), lambda checkpoint: (tensors, {})).tensors
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
 
@@ -90,21 +112,21 @@ def test_a_build_that_fails_leaves_nothing_and_its_checkpoint_is_there_for_the_n
         return build(checkpoint)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        artifacts.make("toy", SETTINGS, fails)
-    assert not artifacts.path("toy", SETTINGS).exists()
-    made = artifacts.make("toy", SETTINGS, resumes)
+        artifacts.make("toy", toy(), fails)
+    assert not artifacts.path("toy", toy()).exists()
+    made = artifacts.make("toy", toy(), resumes)
     assert not made.path.with_suffix(".checkpoint").exists()
 
 
-# --- killed ----------------------------------------------------------------------------------------
+# --- killed ---
 
 KILLS = {
     "in the build": "build = lambda checkpoint: kill()",
     # the first rename is the sidecar's, the second the artifact's: before and between them
-    "before the sidecar": "artifacts.os.replace = lambda a, b: kill()",
+    "before the sidecar": "os.replace = lambda a, b: kill()",
     "before the artifact": """
-rename, calls = artifacts.os.replace, []
-artifacts.os.replace = lambda a, b: kill() if calls else (calls.append(a), rename(a, b))""",
+rename, calls = os.replace, []
+os.replace = lambda a, b: kill() if calls else (calls.append(a), rename(a, b))""",
 }
 
 
@@ -115,13 +137,13 @@ import os, signal, torch
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 build = lambda checkpoint: ({{"images": torch.zeros(5)}}, {{}})
 {KILLS[where]}
-artifacts.make("toy", {SETTINGS!r}, build)
+artifacts.make("toy", toy, build)
 """
     process = python(code)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, errors
-    assert not artifacts.path("toy", SETTINGS).exists()
-    assert len(artifacts.make("toy", SETTINGS, build).tensors["images"]) == 4  # the lock is free, ours is made
+    assert not artifacts.path("toy", toy()).exists()
+    assert len(artifacts.make("toy", toy(), build).tensors["images"]) == 4  # the lock is free, ours is made
 
 
 def test_two_processes_make_one_artifact_once(tmp_path):
@@ -137,7 +159,7 @@ def build(checkpoint):
         file.write("built\\n")
     time.sleep(1)
     return {{"images": torch.ones(5)}}, {{}}
-print(artifacts.make("toy", {SETTINGS!r}, build).tensors["images"].sum().item())
+print(artifacts.make("toy", toy, build).tensors["images"].sum().item())
 """
     processes = [python(code, stdout=subprocess.PIPE) for _ in range(2)]
     for process in processes:
@@ -146,7 +168,7 @@ print(artifacts.make("toy", {SETTINGS!r}, build).tensors["images"].sum().item())
     assert log.read_text() == "built\n"
 
 
-# --- files that are not what they seem --------------------------------------------------------------
+# --- files that are not what they seem ---
 
 
 def truncate(file):
@@ -162,7 +184,7 @@ def empty(file):
 
 
 def other_artifact(file):
-    other = artifacts.make("toy", SETTINGS | {"seed": 1}, build)
+    other = artifacts.make("toy", toy(seed=1), build)
     other.path.replace(file)
 
 
@@ -178,14 +200,14 @@ def pickled(file):
 
 @pytest.mark.parametrize("spoil", [truncate, web_page, empty, other_artifact, other_program, pickled])
 def test_a_spoilt_file_is_an_error_naming_it_and_the_remedy(spoil):
-    file = artifacts.make("toy", SETTINGS, build).path
+    file = artifacts.make("toy", toy(), build).path
     spoil(file)
-    for read in (lambda: artifacts.load(file), lambda: artifacts.make("toy", SETTINGS, forbidden)):
+    for read in (lambda: artifacts.load(file), lambda: artifacts.make("toy", toy(), forbidden)):
         with pytest.raises(ArtifactError) as error:
             read()
         assert str(file) in str(error.value) and f"delete {file} and run again" in str(error.value)
     file.unlink()
-    assert len(artifacts.make("toy", SETTINGS, build).tensors["images"]) == 4  # the remedy is one
+    assert len(artifacts.make("toy", toy(), build).tensors["images"]) == 4  # the remedy is one
 
 
 def test_an_absent_file_is_an_error_that_says_so(tmp_path):
@@ -195,11 +217,13 @@ def test_an_absent_file_is_an_error_that_says_so(tmp_path):
 
 @pytest.mark.parametrize("spoil", [Path.unlink, web_page, truncate])
 def test_a_spoilt_sidecar_is_an_error_naming_it_and_the_remedy(spoil):
-    file = artifacts.make("toy", SETTINGS, build).path
+    file = artifacts.make("toy", toy(), build).path
     spoil(file.with_suffix(".json"))
     with pytest.raises(ArtifactError) as error:
         artifacts.load(file)
-    assert str(file.with_suffix(".json")) in str(error.value) and f"delete {file} and run again" in str(error.value)
+    assert str(file.with_suffix(".json")) in str(error.value) and f"delete {file} and run again" in str(
+        error.value
+    )
 
 
 def test_write_atomically_keeps_the_old_file_when_writing_fails(tmp_path):
@@ -211,41 +235,7 @@ def test_write_atomically_keeps_the_old_file_when_writing_fails(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        artifacts.write_atomically(file, fails)
-    assert file.read_text() == "old" and list(tmp_path.glob("*kept*")) + list(tmp_path.glob(".kept*")) == [file]
-
-
-def test_what_ships_is_taken_instead_of_made_and_made_anew_without_it(tmp_path, monkeypatch):
-    shipped = artifacts.make("toy", SETTINGS, build).path
-    monkeypatch.setattr(artifacts, "SHIPPED", shipped.parent)
-    monkeypatch.setenv("ARTIFACT_DIR", str(tmp_path / "new"))
-
-    taken = artifacts.make("toy", SETTINGS, forbidden)
-    assert taken.path.parent == tmp_path / "new" and taken.info == artifacts.load(shipped).info
-    with pytest.raises(AssertionError, match="made again"):
-        artifacts.make("toy", SETTINGS | {"seed": 7}, forbidden)
-
-
-@pytest.mark.parametrize("file", sorted(artifacts.SHIPPED.glob("*.safetensors")), ids=lambda file: file.stem)
-def test_every_shipped_artifact_has_the_key_of_its_settings(file):
-    """Else it would never be found: what it was made for has changed, and it has to be made again."""
-    shipped = artifacts.load(file)
-    assert artifacts.key(shipped.info["settings"]) == file.stem.rsplit("-", 1)[-1]
-
-
-def test_the_shipped_denoisers_are_those_of_the_quick_profile():
-    both = ["ape_gan_p", "hgd_p", "nrp", "ape_gan_full", "hgd_full", "nrp_full", "jatp"]
-    own = {"jatp": ["jatp_prime"], "dir": ["dir_pretraining_p", "dir", "dir_alone", "dir_joint", "dir_released", "dir_natural"]}
-    shipped = {file.name for file in artifacts.SHIPPED.iterdir()}
-    for paper, defenses in own.items():
-        lab = Experiment("quick", "cifar10", 0, paper=paper)
-        assert {lab.defense_path(d).name for d in both + defenses} <= shipped
-
-
-@pytest.mark.parametrize("file", sorted(artifacts.SHIPPED.glob("*-aa*.safetensors")), ids=lambda file: file.stem)
-def test_every_shipped_adversarial_image_is_in_the_ball_around_its_natural_one(file):
-    shipped = artifacts.load(file)
-    settings, images = shipped.info["settings"], shipped.tensors["images"]
-    x, _ = data.load(settings["data"]["name"], "test", n=settings["data"]["n"], source="sample")
-    change = (images - x[: settings["n"]]).abs().max()
-    assert 0 < change <= settings["settings"]["eps"] + 1e-6 and images.min() >= 0 and images.max() <= 1
+        write_atomically(file, fails)
+    assert file.read_text() == "old" and list(tmp_path.glob("*kept*")) + list(tmp_path.glob(".kept*")) == [
+        file
+    ]
