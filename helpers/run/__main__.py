@@ -1,92 +1,116 @@
-"""Execute a notebook: `python -m helpers.run notebooks/23_x.ipynb out.ipynb -p profile quick -p seed 1`.
+"""Execute a notebook: `python -m helpers.run notebooks/23_x.ipynb out.ipynb -p profile cpu -p seed 1`.
 
-Papermill does the work.  Unlike its own command this one refuses a parameter the notebook does
-not have (papermill would run with the default), and it runs in the notebook's folder, as
-JupyterLab and nbval do.  If a cell fails, the output ends with its traceback and the exit
-status is 1.  Without an output the notebook itself is brought up to date, ready to be committed.
+Papermill does the work.  Unlike its own command this one refuses a parameter that the notebook does not have
+and a value of another type (papermill would run with the default, or until the value is used), and it runs in
+the notebook's folder, as JupyterLab and nbval do.  The output appears when the run is complete; if a cell
+fails, it ends with the traceback, its name ends in `.failed.ipynb`, and the exit status is 1.  Without an
+output the notebook itself is brought up to date, ready to be committed.
 """
 
-import argparse
-import ast
 import os
+import signal
 import sys
 from pathlib import Path
 
-import nbformat
-import papermill
-import yaml
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
-from tqdm.auto import tqdm  # noqa: F401  (see execute)
-
-from helpers import ROOT
+from helpers import ROOT, write_atomically
+from helpers.run import notebook as file
+from helpers.run.options import Parser
 
 # ipykernel warns, for every kernel, that it listens on the loopback interface.
 KERNEL_ARGUMENTS = ["--log-level=50"]
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
+def execute(notebook: Path, output: Path, values: dict) -> str | None:
+    """Run `notebook` with the parameters `values` into `output`; -> the failure in words, if any."""
+    made_from = file.fingerprint(notebook, values)
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from tqdm.auto import tqdm  # noqa: F401  (before its bars are switched off: papermill's own stays)
 
-def execute(notebook, output, parameters):
-    """Run `notebook` with `parameters` into `output`; both are paths, as strings."""
-    # For the kernel: its progress bars would end up in the outputs.  tqdm is already imported here,
-    # so papermill's bar stays; `disable=None` shows it on terminals only.
-    os.environ["TQDM_DISABLE"] = "1"
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        notebook, output, parameters, kernel_name="python3", cwd=Path(notebook).parent,
-        progress_bar={"desc": Path(notebook).stem, "leave": False, "disable": None}, extra_arguments=KERNEL_ARGUMENTS,
-    )  # fmt: skip
-
-
-def clean(notebook):
-    """Remove what differs from run to run and from machine to machine, so that diffs stay small."""
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    for cell in notebook.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            if WIDGET in output.get("data", {}):  # its state is in the kernel only
-                output.data = {"text/plain": "(interactive: run this cell to use it)"}
-    return notebook
-
-
-def value(text):
-    """What `-p name text` means: a number, a list, true or false, else the text itself."""
+    os.environ["TQDM_DISABLE"] = "1"  # for the kernel, whose bars would end up in the outputs
+    failed, failure = output.with_suffix(".failed.ipynb"), None
+    part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return yaml.safe_load(text)
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(part),
+                values,
+                kernel_name="python3",
+                cwd=notebook.parent,
+                progress_bar={
+                    "desc": notebook.stem,
+                    "leave": False,
+                    "disable": None,
+                },  # None: on terminals only
+                extra_arguments=KERNEL_ARGUMENTS,
+            )
+        except PapermillExecutionError as error:
+            failure = f"{error.ename}: {error.evalue}"
+        except DeadKernelError as error:
+            failure = str(error)
+        executed = nbformat.read(part, as_version=4)
+        executed.metadata[file.MADE_FROM] = made_from
+        nbformat.write(executed, part)
+        os.replace(part, failed if failure else output)
+    finally:
+        part.unlink(missing_ok=True)
+    if not failure:
+        failed.unlink(missing_ok=True)
+    return failure
+
+
+def keep(executed: Path, notebook: Path) -> None:
+    """Replace `notebook` by its executed copy, cleaned."""
+    import nbformat
+
+    content = file.clean(nbformat.read(executed, as_version=4))
+    write_atomically(notebook, lambda temporary: nbformat.write(content, temporary))
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("notebook")
-    parser.add_argument("output", nargs="?")
-    parser.add_argument("-p", nargs=2, action="append", default=[], dest="parameters", metavar=("NAME", "VALUE"))
+    parser = Parser(prog="python -m helpers.run", description=__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", nargs="?", type=Path)
+    parser.add_argument("-p", nargs=2, action="append", default=[], dest="values", metavar=("NAME", "VALUE"))
     args = parser.parse_args()
-    output = args.output or str(ROOT / "reports" / "in_place" / Path(args.notebook).name)
-    parameters = {name: value(text) for name, text in args.parameters}
-    known = papermill.inspect_notebook(args.notebook)
-    for name in set(parameters) - set(known):
-        parser.error(f"{args.notebook} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+    if not args.notebook.is_file():
+        parser.error(f"there is no notebook {args.notebook}")
+    output = args.output or ROOT / "reports" / "in_place" / args.notebook.name
+    if args.output is None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    elif not output.parent.is_dir():
+        parser.error(f"there is no folder {output.parent}")
+    known, values = file.parameters(args.notebook), {}
+    for name, text in args.values:
+        if name not in known:
+            parser.error(f"{args.notebook} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+        try:
+            values[name] = file.value(text, known[name], name)
+        except ValueError as error:
+            parser.error(str(error))
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
-        execute(args.notebook, output, parameters)
+        failure = execute(args.notebook, output, values)
     except KeyboardInterrupt:
-        sys.exit(f"{args.notebook} interrupted")
-    except (PapermillExecutionError, DeadKernelError) as error:
-        reason = f"{error.ename}: {error.evalue}" if isinstance(error, PapermillExecutionError) else error
-        sys.exit(f"{args.notebook} failed: {reason}\nThe notebook with its traceback: {output}")
-    if not args.output:
-        finished = clean(nbformat.read(output, as_version=4))
-        temporary = Path(args.notebook).with_suffix(".tmp")
-        nbformat.write(finished, temporary)
-        os.replace(temporary, args.notebook)
+        print(f"{args.notebook} interrupted", file=sys.stderr)
+        sys.exit(130)
+    if failure:
+        sys.exit(
+            f"{args.notebook} failed: {failure}\nwith its traceback: {output.with_suffix('.failed.ipynb')}"
+        )
+    if args.output is None:
+        keep(output, args.notebook)
+
+
+def _stop(number, frame):
+    """Stop once: a second signal must not disturb the end of the kernel."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """The report: every figure, every table and every verdict of the executed notebooks on one page.
 
-`python -m helpers.run.report reports/quick` reads `reports/quick/*.ipynb` and `results/quick/*.json`
-and writes `reports/quick/index.html`, which needs nothing else, beside one page a notebook.
+`python -m helpers.run.report quick` reads `reports/quick/*.ipynb` and `results/quick/*.json` and writes
+`reports/quick/index.html`, which needs nothing else, beside one page a notebook.  `make reproduce` does so
+after each notebook: the page says which have run, which failed and which have not run.
 """
 
+import argparse
 import html
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,47 +18,60 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from helpers import ROOT
-from helpers.lab import artifacts, profiles
-from helpers.run import __main__ as run
+from helpers import ROOT, write_atomically
+from helpers.lab import profiles
+from helpers.run import notebook as file
+from helpers.run import options, plan
 
-# The words of `helpers.measure.rates`, from best to worst for a defense.
-VERDICTS = ["better than claimed", "as claimed", "worse than claimed", "stands", "weakened", "broken", "not comparable"]
-# ... and those that take no side.
-VERDICTS += ["as published", "higher than published", "lower than published", "published only"]
+# The words of `helpers.measure.verdicts`, from best to worst for a defense, and those that take no side.
+VERDICTS = ["better than claimed", "as claimed", "worse than claimed", "stands", "weakened", "broken"]
+VERDICTS += [
+    "not comparable",
+    "as published",
+    "higher than published",
+    "lower than published",
+    "published only",
+]
 
 
-def build(folder, results):
-    """Write the report on the executed notebooks in `folder`, named after their profile; -> its path.
+def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Path:
+    """Write the report on `runs` beside their outputs, whichever of them are there; -> its path.
 
-    results: folder of the JSON files that `helpers.measure.rates.Comparison` saved; may be missing.
+    results: folder of the JSON files that `helpers.measure.comparison` saved; may be missing.
     """
-    notebooks = [_notebook(file) for file in sorted(folder.glob("*.ipynb"))]
+    known = profiles.profile(profile)
+    index = runs[0].output.with_name("index.html")
+    notebooks = [_notebook(run) for run in runs]
     for notebook in notebooks:
-        _page(notebook, folder)
-    results = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+        _page(notebook)
+    results = [
+        json.loads(one.read_text()) for one in sorted((results or ROOT / "results" / profile).glob("*.json"))
+    ]
     for result in results:
         result["counts"] = _counts(result["rows"])
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["verdict"] = _badges
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
-    index = folder / "index.html"
     page = template.render(
-        profile=profiles.load(folder.name), notebooks=notebooks, results=results,
-        # where the numbers were computed; without any, this machine
-        origin=results[0] if results else artifacts.provenance(),
-    )  # fmt: skip
-    artifacts.write_atomically(index, lambda file: file.write_text(page))
+        name=profile,
+        notice=known.notice,
+        notebooks=notebooks,
+        states=Counter(notebook["state"] for notebook in notebooks),
+        results=results,
+    )
+    write_atomically(index, lambda temporary: temporary.write_text(page))
     return index
 
 
-def _notebook(file):
-    """What the report shows of one executed notebook: title, first paragraph, and `sections`.
+def _notebook(run):
+    """What the report shows of one run: its state, title, first paragraph, and `sections`.
 
     A section is a markdown heading with the figures (PNG, base64) and tables (HTML) under it.
     """
-    node = nbformat.read(file, as_version=4)
-    title, intro, sections = file.stem, "", [{"heading": "", "items": []}]
+    state = "failed" if run.failed.exists() else "done" if run.output.exists() else "not run"
+    executed = {"failed": run.failed, "done": run.output, "not run": run.notebook}[state]
+    node = nbformat.read(executed, as_version=4)
+    title, intro, sections = run.name, "", [{"heading": "", "items": []}]
     for cell in node.cells:
         if cell.cell_type == "markdown":
             headings = re.findall(r"^#+ +(.+)$", cell.source, flags=re.MULTILINE)
@@ -66,18 +80,33 @@ def _notebook(file):
                 intro = next((p for p in cell.source.split("\n\n") if not p.startswith("#")), "")
             elif headings:
                 sections.append({"heading": _inline(headings[-1]), "items": []})
-        for output in cell.get("outputs", []):
+        for output in cell.get("outputs", []) if state != "not run" else []:
             data = output.get("data", {})
             if "image/png" in data:
                 sections[-1]["items"].append({"png": data["image/png"].replace("\n", "")})
             elif "<table" in data.get("text/html", ""):
                 sections[-1]["items"].append({"table": _table(data["text/html"])})
-    variant = file.stem.partition(".")[2]  # another data set or seed
+    variant = run.name.partition(".")[2]  # another data set or seed
     return {
-        "stem": file.stem, "title": _inline(f"{title} ({variant})" if variant else title), "intro": markdown2html(intro), "node": node,
+        "name": run.name,
+        "state": state,
+        "title": _inline(f"{title} ({variant})" if variant else title),
+        "intro": markdown2html(intro),
         "sections": [section for section in sections if section["items"]],
         "seconds": node.metadata.get("papermill", {}).get("duration"),
-    }  # fmt: skip
+        "error": _error(node) if state == "failed" else None,
+        "node": node,
+        "executed": executed,
+        "page": run.output.with_suffix(".html"),
+    }
+
+
+def _error(node):
+    """The last line of a failed notebook's traceback."""
+    outputs = [
+        output for cell in node.cells for output in cell.get("outputs", []) if output.output_type == "error"
+    ]
+    return f"{outputs[-1].ename}: {outputs[-1].evalue}" if outputs else "its kernel died"
 
 
 def _inline(markdown):
@@ -97,29 +126,40 @@ def _table(text):
 def _badges(verdict):
     """A verdict such as "as claimed, broken" as coloured words."""
     badge = '<span class="verdict {}">{}</span>'
-    return Markup(
-        " ".join(badge.format(html.escape(w.replace(" ", "-")), html.escape(w)) for w in verdict.split(", "))
-    )
+    words = [word for word in verdict.split(", ") if word]
+    return Markup(" ".join(badge.format(html.escape(w.replace(" ", "-")), html.escape(w)) for w in words))
 
 
 def _counts(rows):
     """How often each word is found in the verdicts, in the order of VERDICTS."""
-    found = Counter(word for row in rows for word in row["verdict"].split(", "))
+    found = Counter(word for row in rows for word in row["verdict"].split(", ") if word)
     return [(word, found[word]) for word in dict.fromkeys([*VERDICTS, *found]) if found[word]]
 
 
-def _page(notebook, folder):
-    """The whole notebook as a page of its own."""
+def _page(notebook):
+    """The whole notebook as a page of its own, unless it is there already."""
+    page = notebook["page"]
+    if notebook["state"] == "not run":
+        page.unlink(missing_ok=True)
+        return
+    if page.exists() and page.stat().st_mtime >= notebook["executed"].stat().st_mtime:
+        return
     # Formulas are drawn by MathJax if there is a network.  Nothing else is loaded, and nothing waits for it.
-    page, _ = HTMLExporter(log_level="ERROR").from_notebook_node(
-        run.clean(notebook["node"]), {"metadata": {"name": notebook["stem"]}}
+    text, _ = HTMLExporter(log_level="ERROR").from_notebook_node(
+        file.without_widgets(notebook["node"]), {"metadata": {"name": notebook["name"]}}
     )
-    page = re.sub(r'<script src="[^"]*require[^"]*"></script>', "", page)
-    page = page.replace("<script src=", "<script defer src=")
-    file = folder / f"{notebook['stem']}.html"
-    artifacts.write_atomically(file, lambda temporary: temporary.write_text(page))
+    text = re.sub(r'<script src="[^"]*require[^"]*"></script>', "", text)
+    text = text.replace("<script src=", "<script defer src=")
+    write_atomically(page, lambda temporary: temporary.write_text(text))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m helpers.run.report", description=__doc__)
+    parser.add_argument("profile", choices=options.PROFILES)
+    parser.add_argument("seeds", nargs="*", type=int, default=[0])
+    args = parser.parse_args()
+    print(build(args.profile, plan.runs(args.profile, args.seeds)))
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    build(folder, ROOT / "results" / folder.resolve().name)
+    main()

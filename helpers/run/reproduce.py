@@ -1,65 +1,132 @@
-"""`make reproduce`: run the Snakefile on this machine, going on where the last run stopped."""
+"""`make reproduce`: run the notebooks of a profile, several at a time, going on where the last run stopped.
 
-import argparse
-import logging
+A notebook is run again when it, its parameters or the helpers have changed since.  What it needs and does not
+find it makes, under the lab's locks.  The report is rewritten after each.  `make notebooks` does the same for
+the profile quick and keeps the outputs in `notebooks/`, what the notebooks asked for and how long they took.
+"""
+
+import json
 import os
 import sys
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from helpers import ROOT
-from helpers.lab import profiles
-
-
-# What Snakemake adds to a failure that the step itself has explained.
-ECHOES = ("RuleException", "WorkflowError:\nAt least one job", "Exiting because a job")
-
-
-class Progress(logging.Handler):
-    """Snakemake's log for a person: one line a step, and errors in full."""
-
-    step = total = 0
-
-    def emit(self, record):
-        event, message = getattr(record, "event", None), record.getMessage()
-        if event == "run_info":
-            self.total = record.stats["total"] - 1
-        elif event == "job_info" and record.rule_name != "all":  # which does nothing
-            self.step += 1
-            print(f"[{self.step}/{self.total}] {record.rule_msg}", flush=True)
-        elif record.levelno >= logging.ERROR and event != "job_error" and not message.startswith(ECHOES):
-            print(message, file=sys.stderr)
+from helpers import ROOT, write_atomically
+from helpers.run import __main__ as one
+from helpers.run import options, plan, pool
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m helpers.run.reproduce", description=__doc__)
-    parser.add_argument("--profile", default="quick", choices=profiles.NAMES)
-    parser.add_argument("--seeds", default="0", help="one or more: 0,1,2")
-    parser.add_argument("--cores", default="1", help="how many steps at once")
+    pool.interruptible()
+    parser = options.parser("Run the notebooks of a profile.")
+    parser.add_argument("--keep", action="store_true", help="keep the outputs in notebooks/ (quick, seed 0)")
     args = parser.parse_args()
-
-    from snakemake.cli import main as snakemake
-
+    if args.keep and (args.profile, args.seeds) != ("quick", [0]):
+        parser.error(
+            "notebooks/ holds the outputs of the profile quick with seed 0: no PROFILE or SEEDS here"
+        )
     os.chdir(ROOT)
-    folder = Path("reports", args.profile)
+    folder = ROOT / "reports" / args.profile
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        # Snakemake's own lock outlives a killed run and must then be removed by hand; this one does not.
         with FileLock(folder / ".lock", timeout=0):
-            snakemake(
-                ["--cores", args.cores, "--nolock", "--ignore-incomplete", "--keep-going"]
-                + ["--rerun-triggers", "input", "mtime"]
-                # files up to this size are compared by content, so that touching one changes nothing
-                + ["--max-checksum-file-size", "1000000000"]
-                + ["--config", f"profile={args.profile}", f"seeds=[{args.seeds}]", "friendly=true"]
-            )
+            code = reproduce(args)
     except Timeout:
         sys.exit(f"Another `make reproduce` with profile {args.profile} is running here.")
-    except SystemExit as end:  # how Snakemake returns
-        if end.code:
-            sys.exit("Not finished: see the messages above. The next `make reproduce` goes on from here.")
-    print(f"Done. Open {folder}/index.html in a browser.")
+    except KeyboardInterrupt:
+        print("Stopped. The next `make reproduce` goes on from here.", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def reproduce(args) -> int:
+    """Run what is not done yet; -> the exit status."""
+    from helpers.lab import artifacts
+    from helpers.run import report  # takes seconds
+
+    everything = plan.runs(args.profile, args.seeds)
+    planned = plan.runs(args.profile, args.seeds, args.only)
+    waiting = {run.name: run for run in planned if not run.is_done()}
+    for part in (ROOT / "reports" / args.profile).glob(".*.part.ipynb"):  # of a run that was killed
+        part.unlink()
+    if len(waiting) < len(planned):
+        print(f"{len(planned) - len(waiting)} of {len(planned)} notebooks are done already.", flush=True)
+    from_nothing = waiting.keys() == {run.name for run in everything} and not any(
+        artifacts.folder().glob("*")
+    )
+
+    def ended(job, seconds, output):
+        run = waiting[job.name]
+        report.build(args.profile, everything)
+        if output is None and (args.keep or args.profile != "quick") and args.seeds == [0]:
+            record(args.profile, run, seconds, from_nothing)
+
+    report.build(args.profile, everything)
+    for run in waiting.values():
+        run.asked.unlink(missing_ok=True)
+    jobs = [
+        pool.Job(
+            run.name, run.command(sys.executable), run.seconds, run.needs, {"NEEDS_FILE": str(run.asked)}
+        )
+        for run in waiting.values()
+    ]
+    failed = pool.work(jobs, args.cores, ended)
+    if args.keep:
+        keep([run for run in planned if run.name not in {job.name for job in failed}])
+    report.build(args.profile, everything)
+    page = f"reports/{args.profile}/index.html"
+    if failed:
+        names = ", ".join(job.name for job in failed)
+        print(f"Not finished: {names} failed. The next `make reproduce` goes on from here. See {page}.")
+        return 1
+    print(f"Done. Open {page} in a browser.")
+    return 0
+
+
+def keep(done: list[plan.Run]) -> None:
+    """Take the outputs of `done` over into `notebooks/`, and what they asked for into NEEDS."""
+    needs = {name: asked for name, asked in plan.read(plan.NEEDS).items() if _notebook(name).exists()}
+    for run in done:
+        one.keep(run.output, run.notebook)
+        needs[run.notebook.stem] = asked(run.asked)
+    lists = (f"{json.dumps(name)}: [\n{_lines(needs[name])}\n]" for name in sorted(needs))
+    _write(plan.NEEDS, "{\n" + ",\n".join(lists) + "\n}\n")
+
+
+def _lines(needs):
+    return ",\n".join(json.dumps(need, sort_keys=True, ensure_ascii=False) for need in needs)
+
+
+def asked(noted) -> list[dict]:
+    """What a run noted that it asks for: each artifact once, in an order that does not depend on the run."""
+    lines = noted.read_text(encoding="utf-8").splitlines() if noted.exists() else []
+    return [
+        json.loads(line) for line in sorted({json.dumps(json.loads(line), sort_keys=True) for line in lines})
+    ]
+
+
+def record(profile: str, run: plan.Run, seconds: float, from_nothing: bool) -> None:
+    """Keep the time of a run in TIMES.
+
+    A run that found artifacts takes less, which says nothing: unless all began from nothing, only a longer
+    time replaces one that is recorded.
+    """
+    times = plan.read(plan.TIMES)
+    known = times.setdefault(profile, {})
+    if from_nothing or seconds > known.get(run.name, 0):
+        known[run.name] = round(seconds)
+    times[profile] = {
+        name: known[name] for name in sorted(known) if _notebook(name.partition(".")[0]).exists()
+    }
+    _write(plan.TIMES, json.dumps(times, indent=1, sort_keys=True) + "\n")
+
+
+def _notebook(name):
+    return ROOT / "notebooks" / f"{name}.ipynb"
+
+
+def _write(file, text):
+    write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

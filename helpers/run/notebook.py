@@ -1,0 +1,163 @@
+"""A notebook as a file: its parameters, what its run depends on, and how it is kept in git."""
+
+import ast
+import base64
+import hashlib
+import io
+import json
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helpers import ROOT
+from helpers.run.options import PROFILES
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+MADE_FROM = "made_from"  # metadata of an executed notebook: the fingerprint of all that it was made from
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+
+
+class Parameter(NamedTuple):
+    """One line of a notebook's parameters cell, `eps: float = 0.3  # its comment`."""
+
+    type: str
+    default: Any
+    comment: str
+
+
+def parameters(notebook: Path) -> dict[str, Parameter]:
+    """{name: Parameter} of the cell with papermill's tag "parameters"; empty without one."""
+    found = {}
+    for cell in _cells(notebook):
+        if "parameters" not in cell["metadata"].get("tags", []):
+            continue
+        source = "".join(cell["source"])
+        lines = source.splitlines()
+        for node in ast.parse(source).body:
+            comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip(" #;")
+            if isinstance(node, ast.AnnAssign):
+                name, annotation = node.target.id, ast.unparse(node.annotation)
+                found[name] = Parameter(annotation, _default(node.value), comment)
+    return found
+
+
+def value(text: str, parameter: Parameter, name: str) -> Any:
+    """What `-p name text` means for a parameter of this type; ValueError with the value and the type."""
+    wanted = TYPES.get(parameter.type.partition("[")[0])
+    if wanted is str:
+        read = text
+    elif wanted is bool:
+        read = {"true": True, "false": False}.get(text.lower())
+    elif wanted is float:
+        read = _number(text)
+    else:
+        read = _literal(text)
+    if wanted is not None and type(read) is not wanted:
+        raise ValueError(f"{name}={text}: a value of type {parameter.type}, such as {parameter.default!r}")
+    if name == "profile" and read not in PROFILES:
+        raise ValueError(f"profile={text}: choose one of {', '.join(PROFILES)}")
+    return read
+
+
+def fingerprint(notebook: Path, values: dict) -> str:
+    """A hash of what a run depends on: all cells, the values of parameters, and the helpers.
+
+    Outputs do not count, so that looking at a notebook changes nothing; nor do comments in the helpers, nor
+    this wing, which only runs notebooks.
+    """
+    cells = [["".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in _cells(notebook)]
+    text = json.dumps([cells, values, _helpers()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def made_from(executed: Path) -> str | None:
+    """The fingerprint that an executed notebook keeps; None if there is no such notebook."""
+    try:
+        return json.loads(executed.read_text(encoding="utf-8"))["metadata"].get(MADE_FROM)
+    except FileNotFoundError:
+        return None
+
+
+def clean(notebook):
+    """Remove what differs from run to run and between machines, and make pictures small; -> notebook."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                data["image/png"] = smaller(data["image/png"])
+    return without_widgets(notebook)
+
+
+def without_widgets(notebook):
+    """Replace each widget, whose state is in the kernel only, by a note; -> notebook."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if WIDGET in output.get("data", {}):
+                output.data = {"text/plain": "(interactive: run this cell to use it)"}
+    return notebook
+
+
+def smaller(png: str) -> str:
+    """A picture (PNG, base64) with a palette of 256 colours, where that takes fewer bytes."""
+    from PIL import Image
+
+    before = base64.b64decode(png)
+    picture = Image.open(io.BytesIO(before))
+    if picture.mode == "P":
+        return png
+    # Refined by k-means the palette serves photographs, too; dithering would look like an attack's noise.
+    palette = picture.convert("RGB").quantize(
+        256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE
+    )
+    after = io.BytesIO()
+    palette.save(after, "PNG", optimize=True)
+    return base64.b64encode(after.getvalue()).decode() if len(after.getvalue()) < len(before) else png
+
+
+@cache
+def _helpers():
+    hashes = {}
+    for file in sorted((ROOT / "helpers").rglob("*")):
+        name = file.relative_to(ROOT).as_posix()
+        if file.suffix not in (".py", ".csv", ".yaml", ".j2") or name.startswith("helpers/run/"):
+            continue
+        text = file.read_text(encoding="utf-8")
+        hashes[name] = hashlib.sha256(
+            (ast.dump(ast.parse(text)) if file.suffix == ".py" else text).encode()
+        ).hexdigest()
+    return hashes
+
+
+def _cells(notebook):
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def _default(node):
+    """The value of a default; arithmetic such as 8/255 is left as it is written."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
+
+
+def _literal(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _number(text):
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        return None

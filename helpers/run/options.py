@@ -1,0 +1,86 @@
+"""The variables of `make`, checked before anything starts: a bad one is one line with it and the choices.
+
+The standard library alone is used here: the Makefile checks before the environment exists.
+"""
+
+import argparse
+import os
+import re
+
+from helpers import ROOT
+
+# The top level of this file are the profiles.
+PROFILES = re.findall(
+    r"^(\w+):", (ROOT / "helpers" / "lab" / "profiles.yaml").read_text(), flags=re.MULTILINE
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, in the spelling of `make`: CORES=0, not --cores."""
+
+    def error(self, message):
+        self.exit(2, re.sub(r"^argument (--\w+, )?--?(\w+): ", "", message) + "\n")
+
+
+def parser(description: str) -> Parser:
+    """A parser of the four variables."""
+    result = Parser(description=description)
+    result.add_argument("--profile", type=profile, default="quick", help=f"one of {', '.join(PROFILES)}")
+    result.add_argument("--seeds", type=seeds, default=[0], help="one or more, such as 0,1,2")
+    result.add_argument("--cores", type=cores, default=cores(""), help="notebooks at a time, one core each")
+    result.add_argument(
+        "--only", type=only, default=[], help='notebooks by their first letters, such as "22 23"'
+    )
+    return result
+
+
+def profile(text: str) -> str:
+    """The name of a profile."""
+    if text not in PROFILES:
+        raise argparse.ArgumentTypeError(f"PROFILE={text}: choose one of {', '.join(PROFILES)}")
+    return text
+
+
+def seeds(text: str) -> list[int]:
+    """Whole numbers, separated by commas or spaces."""
+    found = _words(text)
+    if not found or not all(re.fullmatch(r"\d+", one) for one in found):
+        raise argparse.ArgumentTypeError(
+            f"SEEDS={text}: one or more whole numbers from 0 on, such as 0 or 0,1,2"
+        )
+    return list(dict.fromkeys(map(int, found)))
+
+
+def cores(text: str) -> int:
+    """How many notebooks at a time; without a number as many as there are cores, at most four."""
+    if not text:
+        return min(4, _available())
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(
+            f"CORES={text}: how many notebooks at a time, from 1 on; this machine has {_available()} cores"
+        )
+    return int(text)
+
+
+def only(text: str) -> list[str]:
+    """What the names of notebooks begin with, separated by commas or spaces; none means all."""
+    names = sorted(file.stem for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    for one in _words(text):
+        if not any(name.startswith(one.partition(".")[0]) for name in names):
+            numbers = ", ".join(name[:2] for name in names)
+            raise argparse.ArgumentTypeError(
+                f"ONLY={text}: no notebook begins with {one}; there are {numbers}"
+            )
+    return _words(text)
+
+
+def _words(text):
+    return re.split(r"[,\s]+", text.strip(", \t\n")) if text.strip(", \t\n") else []
+
+
+def _available():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    parser(__doc__).parse_args()

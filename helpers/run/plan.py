@@ -1,0 +1,146 @@
+"""What a profile runs: which notebooks, with which parameters, and how long each is expected to take.
+
+`make plan PROFILE=standard` prints it.  Notebooks are found, not listed: those in `notebooks/` whose names
+begin with a digit.  Beyond quick, one whose parameters say `dataset: str = "mnist"  # mnist … | cifar10 …` is
+run for each of these data sets.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers import ROOT
+from helpers.run import notebook as file
+from helpers.run import options
+
+TIMES = Path(__file__).with_name("times.json")  # {profile: {name of a run: seconds}}
+NEEDS = Path(__file__).with_name(
+    "needs.json"
+)  # {notebook: what it asks `Experiment` for in the profile quick}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook with the parameters that differ from its defaults.
+
+    seconds: what it took when it was recorded, with one thread; None: not recorded.
+    needs: the artifacts that it asks for, as JSON (`asked` of their recipes).
+    """
+
+    name: str
+    notebook: Path
+    output: Path
+    values: dict = field(hash=False)
+    seconds: float | None = None
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def failed(self) -> Path:
+        """The executed notebook with its traceback, if the last run failed."""
+        return self.output.with_suffix(".failed.ipynb")
+
+    @property
+    def asked(self) -> Path:
+        """Where a run notes what it asks for."""
+        return self.output.with_suffix(".needs.jsonl")
+
+    def is_done(self) -> bool:
+        """Is its output there, made from today's notebook, parameters and helpers?"""
+        return file.made_from(self.output) == file.fingerprint(self.notebook, self.values)
+
+    def command(self, python: str) -> list[str]:
+        """The command line that makes its output."""
+        values = [part for name, value in self.values.items() for part in ("-p", name, str(value))]
+        return [python, "-m", "helpers.run", str(self.notebook), str(self.output), *values]
+
+
+def runs(
+    profile: str, seeds: list[int] = (0,), only: list[str] = (), folder: Path | None = None
+) -> list[Run]:
+    """What `profile` runs with these seeds, in the order of the notebooks.
+
+    only: what the names of the wanted ones begin with; empty: all.
+    folder: of the notebooks; `notebooks/` by default.
+    """
+    times, needs = read(TIMES).get(profile, {}), read(NEEDS)
+    found = []
+    for notebook in sorted((folder or ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        parameters = file.parameters(notebook)
+        default, *others = datasets(parameters)
+        for dataset in [default] if profile == "quick" else [default, *others]:
+            for seed in seeds:
+                name = notebook.stem + (f".{dataset}" if dataset != default else "")
+                values = {"profile": profile, "seed": seed} | ({"dataset": dataset} if others else {})
+                values = {
+                    n: v for n, v in values.items() if n not in parameters or v != parameters[n].default
+                }
+                full = name + (f".seed{seed}" if seed else "")
+                output = ROOT / "reports" / profile / f"{full}.ipynb"
+                asked = [_moved(need, {default: dataset}, seed) for need in needs.get(notebook.stem, [])]
+                asked = frozenset(json.dumps(need, sort_keys=True) for need in asked)
+                found.append(Run(full, notebook, output, values, times.get(name), asked))
+    return [run for run in found if not only or run.name.startswith(tuple(only))]
+
+
+def datasets(parameters: dict[str, file.Parameter]) -> list:
+    """The default of the parameter `dataset`, then the others that its comment offers; [None] without one."""
+    parameter = parameters.get("dataset")
+    if parameter is None:
+        return [None]
+    offered = [words.split()[0] for words in parameter.comment.split("|") if words.strip()]
+    if len(offered) < 2 or offered[0] != parameter.default:
+        return [parameter.default]
+    return [re.sub(r"\W+$", "", one) for one in offered]
+
+
+def _moved(need, datasets, seed):
+    """What is asked for in the place of `need` for another data set and seed."""
+    if isinstance(need, list):
+        return [_moved(one, datasets, seed) for one in need]
+    if not isinstance(need, dict):
+        return need
+    moved = {name: _moved(one, datasets, seed) for name, one in need.items()}
+    if "paper" in need:
+        moved["dataset"] = datasets.get(need["dataset"], need["dataset"])
+        moved |= {"seed": need.get("seed", 0) + seed} if seed else {}
+    return moved
+
+
+def read(kept: Path) -> dict:
+    """The content of TIMES or NEEDS; empty before anything was recorded."""
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+
+
+def told(seconds: float | None) -> str:
+    """A length of time for a person: "40 s", "7 min", "3.5 h"."""
+    if seconds is None:
+        return "time unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def total(planned: list[Run]) -> str:
+    """The sum of the recorded times in words, and how many are unknown."""
+    known = [run.seconds for run in planned if run.seconds is not None]
+    unknown = len(planned) - len(known)
+    if not known:
+        return told(None)
+    return told(sum(known)) + (f" and {unknown} notebooks of unknown time" if unknown else "")
+
+
+def main():
+    args = options.parser(
+        "Print which notebooks a profile runs, and how long each is expected to take."
+    ).parse_args()
+    planned = runs(args.profile, args.seeds, args.only)
+    for run in planned:
+        print(f"{run.name:<48} {told(run.seconds):>12}{'  done' if run.is_done() else ''}")
+    print(
+        f"{len(planned)} notebooks, {total(planned)} of one core from nothing; CORES={args.cores} at a time."
+    )
+
+
+if __name__ == "__main__":
+    main()

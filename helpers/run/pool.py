@@ -1,0 +1,165 @@
+"""Commands, several at a time: which one next, and where a person is."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from helpers.run.plan import told
+
+
+@dataclass(eq=False)
+class Job:
+    """One command.
+
+    seconds: what it is expected to take; None: unknown.
+    needs: artifacts that it makes or waits for.
+    """
+
+    name: str
+    command: list[str]
+    seconds: float | None = None
+    needs: frozenset[str] = frozenset()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def work(jobs: list[Job], cores: int, ended: Callable[[Job, float, str | None], None]) -> list[Job]:
+    """Run all jobs, `cores` at a time with one thread each; -> those that failed.
+
+    ended: called after each job with its seconds and, if it failed, with what it printed.
+    KeyboardInterrupt when all children have ended.
+    """
+    waiting, running, made, failed = list(jobs), {}, set(), []
+    display = _Display(jobs, cores)
+    try:
+        while waiting or running:
+            while waiting and len(running) < cores:
+                job = _next(waiting, list(running), made)
+                waiting.remove(job)
+                running[job] = _Process(job)
+                display.show(waiting, running)
+            time.sleep(0.2)
+            for job, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[job]
+                made |= job.needs
+                output = None if process.succeeded else process.output()
+                failed += [job] if output is not None else []
+                display.finished(job, process.seconds, output)
+                ended(job, process.seconds, output)
+            display.show(waiting, running)
+    finally:
+        display.clear()
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.end()
+    return failed
+
+
+def interruptible() -> None:
+    """Make a SIGTERM and the end of the terminal a KeyboardInterrupt, too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def _next(waiting, running, made):
+    """The longest job, but rather one that does not wait for what a running one is making."""
+
+    def is_held_up(job):
+        return any((job.needs & other.needs) - made for other in running)
+
+    unknown = max((job.seconds for job in waiting if job.seconds is not None), default=0)
+    return min(waiting, key=lambda job: (is_held_up(job), -(unknown if job.seconds is None else job.seconds)))
+
+
+class _Process:
+    """A job that runs; what it prints is kept."""
+
+    def __init__(self, job):
+        environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | os.environ | job.environment
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process is of interest)
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._printed,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self._started
+
+    @property
+    def succeeded(self):
+        return self._process.returncode == 0
+
+    def poll(self):
+        return self._process.poll()
+
+    def output(self):
+        self._printed.seek(0)
+        return self._printed.read().decode(errors="replace").strip()
+
+    def terminate(self):
+        self._process.terminate()
+
+    def end(self):
+        """Wait for the end of a terminated process, but not for long."""
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class _Display:
+    """A line for each job that ends; on a terminal, also one line on what is running, which is rewritten."""
+
+    def __init__(self, jobs, cores):
+        self.jobs, self.cores = jobs, cores
+        self.done, self.expected, self.taken = 0, 0.0, 0.0
+        self.terminal = sys.stdout.isatty()
+        self.announced = set()
+
+    def finished(self, job, seconds, output):
+        self.clear()
+        self.done += 1
+        if job.seconds:
+            self.expected += job.seconds
+            self.taken += seconds
+        word = "done in" if output is None else "FAILED after"
+        print(f"[{self.done}/{len(self.jobs)}] {job.name}: {word} {told(seconds)}", flush=True)
+        if output:
+            print(output, file=sys.stderr, flush=True)
+
+    def show(self, waiting, running):
+        names = ", ".join(job.name for job in running)
+        left = self._left(waiting, running)
+        if self.terminal:
+            line = f"{self.done} of {len(self.jobs)} done · {left} · running: {names}"
+            width = os.get_terminal_size().columns - 1
+            print(f"\r\033[K{line[:width]}", end="", flush=True)
+        elif names and set(running) - self.announced:
+            self.announced |= set(running)
+            print(f"{self.done} of {len(self.jobs)} done, {left}, running: {names}", flush=True)
+
+    def clear(self):
+        if self.terminal:
+            print("\r\033[K", end="", flush=True)
+
+    def _left(self, waiting, running):
+        """The time that is left: the recorded one, at the pace that this machine has shown."""
+        if any(job.seconds is None for job in [*waiting, *running]):
+            return "time left unknown"
+        pace = self.taken / self.expected if self.expected else 1.0
+        rest = [max(0.0, job.seconds * pace - process.seconds) for job, process in running.items()]
+        ahead = [job.seconds * pace for job in waiting]
+        return f"about {told(max([sum(rest + ahead) / self.cores, *rest, *ahead]))} left"
