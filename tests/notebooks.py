@@ -1,0 +1,108 @@
+"""Run each notebook once, quick and from nothing, and compare its marked cells: the end of `make test`.
+
+    python tests/notebooks.py [--cores 2] [--only "22 23"] [--all]
+
+All start from an empty folder of artifacts, which they share.  What they ask for is compared with
+`helpers/run/needs.json`.  With `--all` the exercises' solutions are run behind each notebook, and some
+notebooks on a second data set, where there are no outputs to compare with.
+"""
+
+import copy
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+
+from helpers import ROOT
+from helpers.run import options, plan, pool, reproduce
+
+NOTEBOOKS = ROOT / "notebooks"
+COMPARED = "nbval-check-output"
+# Of the notebooks with this parameter those that are quick.
+ON_CIFAR10 = ["21_arn_motivation", "23_arn_pixel_attacks"]
+
+
+def main():
+    pool.interruptible()
+    parser = options.parser("Run each notebook from nothing and compare its marked cells.")
+    parser.add_argument("--all", action="store_true", help="solutions and second data sets, too")
+    args = parser.parse_args()
+    folder = ROOT / "reports" / "tested"
+    files = write(folder, args.only, args.all)
+    runs = {run.name: run for run in plan.runs("quick", only=args.only)}
+    jobs = [job(file, runs.get(file.stem)) for file in files]
+    try:
+        failed = pool.work(jobs, args.cores, lambda job, seconds, output: None)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    problems = [f"{job.name} failed" for job in failed]
+    if not args.all:
+        problems += stale(folder, runs.keys() - {job.name for job in failed})
+    print("\n".join(problems) or "All notebooks passed.")
+    sys.exit(bool(problems))
+
+
+def write(folder: Path, only: list[str] = (), everything: bool = False) -> list[Path]:
+    """Fill `folder` with the notebooks to run; -> them.
+
+    everything: with their solutions at the end, and some a second time for another data set.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for run in plan.runs("quick", only=only):
+        notebook = nbformat.read(run.notebook, as_version=4)
+        if everything and run.name in ON_CIFAR10:
+            nbformat.write(on(notebook, "cifar10"), folder / f"{run.name}.cifar10.ipynb")
+        if everything:
+            code = blocks(solution(run.notebook).read_text(encoding="utf-8"))
+            notebook.cells += [nbformat.v4.new_code_cell(block) for block in code]
+        nbformat.write(notebook, folder / run.notebook.name)
+    return sorted(folder.glob("*.ipynb"))
+
+
+def job(file: Path, run: plan.Run | None) -> pool.Job:
+    """The test of one notebook; run: what is known of it."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+    environment = {
+        "ARTIFACT_DIR": str(file.parent / "artifacts"),
+        "NEEDS_FILE": str(file.with_suffix(".needs.jsonl")),
+        "TQDM_DISABLE": "1",
+    }
+    known = (run.seconds, run.needs) if run else (None, frozenset())
+    return pool.Job(file.stem, [*command, "--nbval-cell-timeout=1800", str(file)], *known, environment)
+
+
+def stale(folder: Path, names) -> list[str]:
+    """What is to be said about notebooks that ask for other things than `needs.json` says."""
+    committed = plan.read(plan.NEEDS)
+    fresh = {name: reproduce.asked(folder / f"{name}.needs.jsonl") for name in sorted(names)}
+    differ = [name for name, needs in fresh.items() if needs != committed.get(name)]
+    word = "asks for other artifacts than helpers/run/needs.json says: run `make notebooks`"
+    return [f"{name} {word}" for name in differ]
+
+
+def solution(notebook: Path) -> Path:
+    """The Markdown file with the solutions of `notebook`."""
+    return NOTEBOOKS / "solutions" / f"{notebook.stem}.md"
+
+
+def blocks(text: str) -> list[str]:
+    """The Python code of the solutions, block by block."""
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def on(notebook, dataset: str):
+    """The notebook with `dataset` set behind its parameters, as by papermill, and nothing to compare."""
+    notebook = copy.deepcopy(notebook)
+    (place,) = (i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(f"dataset = {dataset!r}"))
+    for cell in notebook.cells:
+        if COMPARED in cell.metadata.get("tags", []):
+            cell.metadata.tags.remove(COMPARED)
+    return notebook
+
+
+if __name__ == "__main__":
+    main()

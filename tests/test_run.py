@@ -1,0 +1,468 @@
+"""Running notebooks: one, and those of a profile; what is refused, what survives a failure and a kill."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import numpy as np
+import pytest
+from filelock import FileLock
+from nbformat import v4
+from PIL import Image
+
+from helpers import ROOT
+from helpers.lab import profiles
+from helpers.run import __main__ as run
+from helpers.run import notebook as file
+from helpers.run import options, plan, pool, reproduce, steps
+
+PARAMETERS = (
+    'profile: str = "quick"  # quick | paper\nseed: int = 0\neps: float = 8 / 255  # budget\nmore: list = []'
+)
+
+
+def write(place, *cells, parameters=PARAMETERS):
+    """A notebook with a parameters cell and code cells."""
+    cells = [v4.new_code_cell(source) for source in (parameters, *cells)]
+    cells[0].metadata.tags = ["parameters"]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), place)
+    return place
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """A notebook that prints its parameters, and fails for the seed 7."""
+    return write(
+        tmp_path / "book" / "01_small.ipynb", "import os", "print(profile, 1 / (seed - 7), os.getcwd())"
+    )
+
+
+# --- one notebook ---
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["run", *map(str, arguments)])
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # which run sets; undone afterwards
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["-p", "sed", "1"], "has no parameter 'sed'; it has profile, seed, eps, more"),
+        (["-p", "seed", "one"], "seed=one: a value of type int, such as 0"),
+        (["-p", "seed", "1.5"], "seed=1.5: a value of type int, such as 0"),
+        (["-p", "eps", "big"], "eps=big: a value of type float, such as '8 / 255'"),
+        (["-p", "more", "pgd"], "more=pgd: a value of type list, such as []"),
+        (["-p", "profile", "papr"], "profile=papr: choose one of quick, "),
+    ],
+)
+def test_a_bad_parameter_is_one_line_before_anything_starts(
+    notebook, tmp_path, monkeypatch, capsys, arguments, words
+):
+    with pytest.raises(SystemExit) as end:
+        call(monkeypatch, notebook, tmp_path / "out.ipynb", *arguments)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and words in error and error.count("\n") == 1
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_missing_notebook_and_a_missing_folder_are_refused(notebook, tmp_path, monkeypatch, capsys):
+    for arguments in (
+        [tmp_path / "no.ipynb", tmp_path / "out.ipynb"],
+        [notebook, tmp_path / "no" / "out.ipynb"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            call(monkeypatch, *arguments)
+        assert end.value.code == 2 and f"{tmp_path / 'no'}" in capsys.readouterr().err
+
+
+def test_parameters_reach_the_notebook_which_runs_in_its_folder(notebook, tmp_path, monkeypatch):
+    call(monkeypatch, notebook, tmp_path / "out.ipynb", "-p", "profile", "paper", "-p", "seed", "8")
+    executed = nbformat.read(tmp_path / "out.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == f"paper 1.0 {notebook.parent}\n"
+    assert file.made_from(tmp_path / "out.ipynb") == file.fingerprint(
+        notebook, {"profile": "paper", "seed": 8}
+    )
+
+
+def test_a_failure_leaves_the_traceback_and_tells_where(notebook, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="ZeroDivisionError: division by zero\n.*out.failed.ipynb"):
+        call(monkeypatch, notebook, tmp_path / "out.ipynb", "-p", "seed", "7")
+    assert "ZeroDivisionError" in str(nbformat.read(tmp_path / "out.failed.ipynb", 4).cells[-1].outputs)
+    assert sorted(f.name for f in tmp_path.glob("*.ipynb")) == ["out.failed.ipynb"]
+
+
+def test_a_notebook_run_in_place_keeps_no_trace_of_the_machine(notebook, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    write(notebook, "print(1 / (seed - 7))")
+    call(monkeypatch, notebook)
+    text = notebook.read_text()
+    assert "-0.14" in text
+    assert not any(
+        word in text for word in ("papermill", "iopub", "start_time", "made_from", str(notebook.parent))
+    )
+
+
+@pytest.mark.parametrize(
+    "text, kind, meaning",
+    [
+        ("3", "int", 3),
+        ("3", "float", 3.0),
+        ("1e-3", "float", 0.001),
+        ("8/255", "float", 8 / 255),
+        ("true", "bool", True),
+        ("False", "bool", False),
+        ("[1, 2]", "list", [1, 2]),
+        ("['pgd']", "list[str]", ["pgd"]),
+        ("3", "str", "3"),
+        ("None", "int | None", None),
+        ("pgd", "str | None", "pgd"),
+    ],
+)
+def test_values_of_parameters_are_read_as_their_type_says(text, kind, meaning):
+    read = file.value(text, file.Parameter(kind, None, ""), "name")
+    assert read == meaning and type(read) is type(meaning)
+
+
+# --- what a notebook is, as a file ---
+
+
+def test_parameters_are_read_with_type_default_and_comment(notebook):
+    assert file.parameters(notebook) == {
+        "profile": ("str", "quick", "quick | paper"),
+        "seed": ("int", 0, ""),
+        "eps": ("float", "8 / 255", "budget"),
+        "more": ("list", [], ""),
+    }
+
+
+def test_outputs_do_not_change_the_fingerprint_but_cells_and_parameters_do(notebook):
+    before = file.fingerprint(notebook, {})
+    content = nbformat.read(notebook, 4)
+    content.cells[1].outputs = [v4.new_output("stream", text="seen")]
+    content.cells[1].execution_count = 7
+    content.metadata["language_info"] = {"name": "python", "version": "3.99"}
+    nbformat.write(content, notebook)
+    assert file.fingerprint(notebook, {}) == before
+    assert file.fingerprint(notebook, {"seed": 1}) != before
+    content.cells[1].source += "  # changed"
+    nbformat.write(content, notebook)
+    assert file.fingerprint(notebook, {}) != before
+
+
+def test_a_change_of_the_helpers_changes_the_fingerprint_and_a_comment_does_not(
+    notebook, tmp_path, monkeypatch
+):
+    helpers = tmp_path / "helpers"
+    (helpers / "run").mkdir(parents=True)
+    monkeypatch.setattr(file, "ROOT", tmp_path)
+
+    def fingerprint(name, text):
+        (helpers / name).write_text(text)
+        file._helpers.cache_clear()
+        return file.fingerprint(notebook, {})
+
+    try:
+        first = fingerprint("attack.py", "STEPS = 40\n")
+        assert fingerprint("attack.py", "# how many\nSTEPS = 40  # of them\n") == first
+        assert fingerprint("run/plan.py", "ORDER = 1\n") == first
+        assert fingerprint("attack.py", "STEPS = 41\n") != first
+        assert fingerprint("numbers.csv", "1") != fingerprint("numbers.csv", "2")
+    finally:
+        file._helpers.cache_clear()
+
+
+def picture(array):
+    kept = io.BytesIO()
+    Image.fromarray(array).save(kept, "PNG")
+    return base64.b64encode(kept.getvalue()).decode()
+
+
+def test_pictures_get_a_palette_where_that_is_smaller_and_look_the_same():
+    ramp = np.linspace(0, 255, 300).astype(np.uint8)
+    chart = np.stack(
+        [np.tile(ramp, (200, 1)), np.tile(ramp[::-1], (200, 1)), np.full((200, 300), 90, np.uint8)], -1
+    )
+    before = picture(chart)
+    after = file.smaller(before)
+    shown = Image.open(io.BytesIO(base64.b64decode(after)))
+    assert shown.mode == "P" and len(after) < len(before)
+    assert np.abs(np.asarray(shown.convert("RGB")).astype(int) - chart).max() <= 8
+    assert file.smaller(after) == after  # a second time nothing is lost
+    dot = picture(np.zeros((1, 1, 3), np.uint8))
+    assert file.smaller(dot) == dot
+
+
+# --- what a profile runs ---
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with two notebooks, one of them for two data sets, times and needs."""
+    choice = PARAMETERS + '\ndataset: str = "mnist"  # mnist (LeNet rows) | cifar10 (ResNet rows)'
+    write(tmp_path / "notebooks" / "22_a.ipynb", "print(seed)")
+    write(tmp_path / "notebooks" / "23_b.ipynb", "print(seed)", parameters=choice)
+    write(tmp_path / "notebooks" / "draft.ipynb")
+    need = {"paper": "arn", "dataset": "mnist", "attack": "pgd"}
+    (tmp_path / "times.json").write_text(json.dumps({"quick": {"22_a": 30, "23_b": 90}}))
+    (tmp_path / "needs.json").write_text(json.dumps({"23_b": [need | {"victim": need}]}))
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setattr(plan, "TIMES", tmp_path / "times.json")
+    monkeypatch.setattr(plan, "NEEDS", tmp_path / "needs.json")
+    return tmp_path
+
+
+def test_quick_runs_each_notebook_once_with_its_defaults(project):
+    runs = plan.runs("quick")
+    assert [(r.name, r.values, r.seconds) for r in runs] == [("22_a", {}, 30), ("23_b", {}, 90)]
+    assert runs[0].output == project / "reports" / "quick" / "22_a.ipynb"
+
+
+def test_larger_profiles_run_the_other_data_sets_and_every_seed(project):
+    runs = {run.name: run for run in plan.runs("paper", [0, 2])}
+    assert list(runs) == ["22_a", "22_a.seed2", "23_b", "23_b.seed2", "23_b.cifar10", "23_b.cifar10.seed2"]
+    assert runs["22_a"].values == {"profile": "paper"} and runs["22_a"].seconds is None
+    assert runs["23_b.cifar10.seed2"].values == {"profile": "paper", "seed": 2, "dataset": "cifar10"}
+    assert runs["23_b.cifar10"].command("python")[3:] == [
+        str(project / "notebooks" / "23_b.ipynb"),
+        str(project / "reports" / "paper" / "23_b.cifar10.ipynb"),
+        *("-p", "profile", "paper", "-p", "dataset", "cifar10"),
+    ]
+
+
+def test_needs_move_to_another_data_set_and_seed(project):
+    runs = {run.name: run for run in plan.runs("paper", [0, 2])}
+    (plain,), (moved,) = (map(json.loads, runs[name].needs) for name in ("23_b", "23_b.cifar10.seed2"))
+    assert plain["dataset"] == plain["victim"]["dataset"] == "mnist" and "seed" not in plain
+    for one in (moved, moved["victim"]):
+        assert (one["dataset"], one["seed"]) == ("cifar10", 2)
+
+
+@pytest.mark.parametrize(
+    "comment, offered",
+    [
+        ("mnist | cifar10, as in the paper", ["mnist", "cifar10"]),
+        ("mnist (LeNet rows) | cifar10 (ResNet rows) | lisa", ["mnist", "cifar10", "lisa"]),
+        ("test images: mnist | cifar10", ["mnist"]),  # whatever the reader likes
+        ("", ["mnist"]),
+    ],
+)
+def test_other_data_sets_are_those_that_the_comment_begins_with(comment, offered):
+    assert plan.datasets({"dataset": file.Parameter("str", "mnist", comment)}) == offered
+
+
+def test_the_plan_names_times_and_the_total(project, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["plan"])
+    plan.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:2]] == [["22_a", "30", "s"], ["23_b", "90", "s"]]
+    assert lines[2].startswith("2 notebooks, 2 min of one core")
+
+
+def test_the_profiles_that_are_checked_before_there_is_an_environment_are_all_there_are():
+    assert list(profiles.profiles()) == options.PROFILES
+
+
+# --- several at a time ---
+
+
+def jobs(*specs):
+    return [pool.Job(name, ["true"], seconds, frozenset(needs)) for name, seconds, needs in specs]
+
+
+def test_the_longest_job_is_next_but_not_one_that_waits_for_what_another_is_making():
+    long, short, other = waiting = jobs(("long", 90, "ab"), ("short", 30, "c"), ("other", 60, "a"))
+    (running,) = jobs(("running", 80, "ad"))
+    assert pool._next(waiting, [], set()) is long
+    assert pool._next(waiting, [running], set()) is short
+    assert pool._next(waiting, [running], {"a"}) is long
+    assert pool._next([long, other], [running], set()) is long  # both wait: the longer one
+
+
+def test_a_job_of_unknown_time_is_among_the_first():
+    known, unknown = waiting = jobs(("known", 30, ""), ("unknown", None, ""))
+    assert pool._next(waiting, [], set()) in (known, unknown)
+    assert (
+        pool._next(jobs(("short", 10, ""), ("unknown", None, ""), ("long", 20, "")), [], set()).name
+        == "unknown"
+    )
+
+
+def shell(name, script, seconds=1.0):
+    return pool.Job(name, ["sh", "-c", script], seconds)
+
+
+def test_others_go_on_after_a_failure_which_is_told_with_its_words(capsys):
+    ended = []
+    work = [shell("good", "echo hidden"), shell("bad", "echo the reason; exit 3"), shell("last", "true")]
+    failed = pool.work(work, 1, lambda job, seconds, output: ended.append((job.name, output)))
+    assert [job.name for job in failed] == ["bad"]
+    assert sorted(ended) == [("bad", "the reason"), ("good", None), ("last", None)]
+    out, err = capsys.readouterr()
+    assert "bad: FAILED" in out and "the reason" in err and "hidden" not in out + err and "\r" not in out
+
+
+def test_as_many_run_at_a_time_as_there_are_cores_with_one_thread_each(tmp_path):
+    mine = f"{tmp_path}/$$"
+    script = (
+        f"test $OMP_NUM_THREADS = 1 && touch {mine} && sleep 0.6; ls {tmp_path} | wc -l; rm {mine}; exit 1"
+    )
+    seen = []
+    pool.work(
+        [shell(f"{i}", script) for i in range(4)], 2, lambda job, seconds, output: seen.append(int(output))
+    )
+    assert len(seen) == 4 and max(seen) == 2
+
+
+def test_what_is_left_is_told_at_the_pace_that_was_seen():
+    work = jobs(("a", 10, ""), ("b", 30, ""), ("c", 50, ""))
+    display = pool._Display(work, 2)
+    assert display._left(work, {}) == "about 50 s left"  # the longest alone takes that
+    display.finished(work[0], 20, None)
+    assert display._left(work[1:], {}) == "about 2 min left"
+    assert display._left(jobs(("d", None, "")), {}) == "time left unknown"
+
+
+# --- a whole profile, in a copy of the project ---
+
+HELD = "import time, pathlib\npathlib.Path('../started').touch()\ntime.sleep(60)"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the helpers with two small notebooks, one of which fails."""
+    ignored = shutil.ignore_patterns("__pycache__", "times.json", "needs.json")
+    shutil.copytree(ROOT / "helpers", tmp_path / "helpers", ignore=ignored)
+    note = "import os\nopen(os.environ['NEEDS_FILE'], 'a').write('{\"attack\": \"pgd\"}\\n')"
+    write(tmp_path / "notebooks" / "22_good.ipynb", note, "print(seed)")
+    write(tmp_path / "notebooks" / "23_bad.ipynb", "1 / 0")
+    return tmp_path
+
+
+def start(copy, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(copy), "ARTIFACT_DIR": str(copy / "artifacts")}
+    command = [sys.executable, "-m", "helpers.run.reproduce", "--cores", "2", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+def test_a_profile_is_run_and_its_failure_named_and_what_is_done_is_not_done_again(copy):
+    code, out, err = finish(start(copy, "--keep"))
+    assert code == 1 and "22_good: done" in out and "23_bad: FAILED" in out and "ZeroDivisionError" in err
+    reports = copy / "reports" / "quick"
+    assert "ZeroDivisionError" in (reports / "23_bad.failed.ipynb").read_text()
+    page = (reports / "index.html").read_text()
+    assert "1 of 2 notebooks have run" in page and "It failed: ZeroDivisionError: division by zero." in page
+    kept = nbformat.read(copy / "notebooks" / "22_good.ipynb", 4)
+    assert kept.cells[2].outputs[0].text == "0\n" and "made_from" not in kept.metadata
+    assert json.loads((copy / "helpers/run/needs.json").read_text()) == {"22_good": [{"attack": "pgd"}]}
+    assert json.loads((copy / "helpers/run/times.json").read_text())["quick"].keys() == {"22_good"}
+    write(copy / "notebooks" / "23_bad.ipynb", "1 / 1")
+    code, out, err = finish(start(copy))
+    assert code == 0 and "1 of 2 notebooks are done already" in out and "22_good" not in out and not err
+    assert (
+        not (reports / "23_bad.failed.ipynb").exists()
+        and ">failed<" not in (reports / "index.html").read_text()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_in_one_line_with_its_children_and_goes_on(copy, number):
+    write(copy / "notebooks" / "23_bad.ipynb", HELD)
+    process = start(copy, "--only", "23")
+    wait_for(copy / "started")
+    os.kill(process.pid, number)
+    code, out, err = finish(process)
+    assert code == 130 and err == "Stopped. The next `make reproduce` goes on from here.\n"
+    assert processes_of(copy) == []
+    write(copy / "notebooks" / "23_bad.ipynb", "print('through')")
+    assert finish(start(copy))[0] == 0
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_next_run_goes_on(copy):
+    write(copy / "notebooks" / "23_bad.ipynb", HELD)
+    process = start(copy)
+    wait_for(copy / "started")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    write(copy / "notebooks" / "23_bad.ipynb", "print('through')")
+    assert finish(start(copy))[0] == 0
+    assert list((copy / "reports" / "quick").glob(".*.part.ipynb")) == []
+
+
+def wait_for(place):
+    until = time.monotonic() + 60
+    while not place.exists():
+        assert time.monotonic() < until, "the notebook did not start"
+        time.sleep(0.1)
+
+
+def processes_of(copy):
+    """Command lines of processes that work in the copy, or a folder of it."""
+    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in found if str(copy) in line]
+
+
+def test_a_second_run_of_the_same_profile_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(pool, "interruptible", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["reproduce", "--profile", "paper"])
+    (tmp_path / "reports" / "paper").mkdir(parents=True)
+    refused = pytest.raises(SystemExit, match="with profile paper is running here")
+    with FileLock(tmp_path / "reports" / "paper" / ".lock"), refused:
+        reproduce.main()
+
+
+def test_only_a_longer_time_replaces_one_unless_all_began_from_nothing(project, monkeypatch):
+    monkeypatch.setattr(reproduce, "ROOT", project)
+    (one, _) = plan.runs("quick")
+
+    def recorded(seconds, from_nothing):
+        reproduce.record("quick", one, seconds, from_nothing)
+        return plan.read(plan.TIMES)["quick"]["22_a"]
+
+    assert [recorded(20.0, False), recorded(41.2, False), recorded(20.0, True)] == [30, 41, 20]
+
+
+# --- steps for a cluster ---
+
+
+def test_artifacts_are_steps_once_each_after_what_they_are_made_from():
+    defense = {"paper": "arn", "dataset": "mnist", "defense": "arn"}
+    attack = {
+        "paper": "arn",
+        "dataset": "mnist",
+        "attack": "pgd",
+        "victim": {"threat": "white_box", "of": defense},
+    }
+    needs = [frozenset(json.dumps(one) for one in some) for some in ([defense], [defense, attack])]
+    runs = [plan.Run(f"{i}", None, None, {}, None, some) for i, some in enumerate(needs)]
+    first, second = sorted(steps.steps(runs), key=lambda step: len(step.after))
+    assert json.loads(first.asked) == defense and first.wanted_by == {"0", "1"} and first.after == ()
+    assert json.loads(second.asked) == attack and second.wanted_by == {"1"} and second.after == (first.name,)
