@@ -22,7 +22,6 @@ from helpers.threats import made_from
 from helpers.training import fit
 
 LAYER = "blocks.1.conv2"
-FULL = {"eps": 0.1, "steps": 3}
 ATTACK = {"attack_settings": {"eps": 0.3, "steps": 2}}
 VIT = {"in_channels": 1, "image_size": 28, "patch": 7, "encoder": 1, "decoder": 1}
 GUIDED = {"in_channels": 1, "blocks": 1, "layer": "conv2"}
@@ -137,24 +136,35 @@ def test_the_target_is_no_part_of_the_method(method, target):
 # --- full adversarial examples ---
 
 
+class Mixed(Denoiser):
+    """The simplest denoiser: each channel a mixture of all."""
+
+    def __init__(self, target, full):
+        super().__init__(target, full)
+        self.mixture = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.mixture(x)
+
+
 def test_full_adversarial_examples_are_the_pipelines_as_it_is_now(target, batch):
-    method = HGD(target, FULL, width=0.06, in_channels=3)
+    method, x, y = Mixed(target, {"eps": 0.1, "steps": 3}), batch["natural"], batch["label"]
     assert method.learns_from == ("natural", "label")
-    x, y = batch["natural"], batch["label"]
-    method.unet.noise.weight.data.mul_(20)
-
-    def made():
-        torch.manual_seed(0)
-        return method.adversarial(batch)
-
-    before = made()
-    method.unet.noise.weight.data.neg_()
-    after = made()
+    torch.manual_seed(0)
+    before = method.adversarial(batch)
+    method.mixture.weight.data.neg_()
+    torch.manual_seed(0)
+    after = method.adversarial(batch)
     assert before.shape == (6, 1, 3, 16, 16) and (before[:, 0] - x).abs().max() <= 0.1 + 1e-6
-    method.eval()
     with torch.no_grad():
         loss = [F.cross_entropy(target(method(images)), y) for images in (x, before[:, 0], after[:, 0])]
     assert loss[2] > loss[0] and loss[2] > loss[1]
+
+
+def test_without_full_the_batchs_own_adversarial_examples_count(target):
+    method, adversarial = Mixed(target, None), torch.rand(6, 2, 3, 16, 16)
+    assert method.learns_from == ("natural", "adversarial")
+    assert method.adversarial({"adversarial": adversarial}) is adversarial
 
 
 @pytest.mark.parametrize("method", [ApeGan, HGD, NRP])

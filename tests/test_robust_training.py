@@ -254,6 +254,7 @@ def test_adversarial_training_makes_pgd_err_less_than_plain_training():
     assert errors["adversarial"][1] < errors["plain"][1] - 0.1
 
 
+@pytest.mark.slow
 def test_training_on_occlusions_makes_roa_err_less_than_plain_training():
     batch, (x_test, y_test) = mnist(n_test=200)
     where = {"height": 7, "width": 7, "stride": 4, "search": "gradient", "candidates": 3}

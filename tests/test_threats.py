@@ -158,10 +158,11 @@ def test_a_fixed_mask_is_the_same_in_each_pass_and_place_and_differs_by_seed():
     assert not torch.equal(first, threats.fixed_mask(Defended(nn.Flatten(), Grain()), seed=2)(x))
 
 
-@pytest.mark.parametrize("denoiser", [DenoisingUNet(0.05), ApeGanGenerator(0.1)])
-def test_a_fixed_mask_of_a_deterministic_denoiser_is_the_denoiser(lenet, digits, denoiser):
+@pytest.mark.parametrize("network, width", [(DenoisingUNet, 0.05), (ApeGanGenerator, 0.1)])
+def test_a_fixed_mask_of_a_deterministic_denoiser_is_the_denoiser(lenet, digits, network, width):
     x = digits[0][:4]
-    defended = Defended(lenet, denoiser.to(x.device).eval())
+    denoiser = network(width).to(x.device, memory_format=torch.channels_last).eval()
+    defended = Defended(lenet, denoiser)
     torch.testing.assert_close(threats.fixed_mask(defended, 0)(x), defended(x), atol=1e-4, rtol=1e-4)
     got, expected = (gradient(m, x) for m in (threats.fixed_mask(defended, 0), defended))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)

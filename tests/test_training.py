@@ -181,6 +181,7 @@ def die_in_step(number):
     return wrap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step, epochs_kept", [(4, 1), (2, 0)])
 def test_a_training_killed_in_mid_epoch_resumes_to_the_very_same_end(tmp_path, step, epochs_kept):
     checkpoint = tmp_path / "training.checkpoint"
