@@ -224,7 +224,7 @@ def test_training_restores_features_and_pixels(target, images):
     """The purifier starts far off, and has to learn even the identity."""
     method, natural = NRP(target, width=0.125, blocks=1, learning_rate=5e-3, steps=3), images[:20]
     first, *_, last = fit(method, {"natural": natural}, epochs=10, batch_size=5, seed=0)
-    # Seen on one CPU, over four seeds: 30 to 44 % of the first epoch's feature loss, 3 to 39 % of pixels'.
+    # Seen on one CPU, over four seeds: 30 to 48 % of the first epoch's feature loss, 3 to 20 % of pixels'.
     assert last["feature"] < 0.7 * first["feature"] and last["pixel"] < 0.7 * first["pixel"]
 
 
