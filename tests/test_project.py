@@ -1,6 +1,9 @@
-"""The files around the code agree with each other: requirements, lock, conda, Makefile, Snakefile, README."""
+"""The files around the code agree with each other, and the code keeps its order and its size."""
 
+import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -8,19 +11,34 @@ import tomllib
 import nbformat
 import pytest
 import yaml
-from filelock import FileLock
-from nbformat import v4
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from helpers import ROOT
-from helpers.run import __main__ as run, reproduce
+from helpers.run import notebook as file
+from helpers.run import plan
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
-NOTEBOOKS = sorted(file.stem for file in (ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(file.stem for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+# The flow: each wing imports only from those before it.
+WINGS = [
+    "data",
+    "losses",
+    "ledger",
+    "source",
+    "networks",
+    "threats",
+    "training",
+    "attacks",
+    "defenses",
+    "lab",
+]
+WINGS += ["measure", "run", "show"]
+MEGABYTE = 1_000_000
 
 
 def direct_requirements():
@@ -68,16 +86,44 @@ def test_conda_installs_the_same():
 # --- make ---
 
 
-def make(*arguments):
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+def make(*arguments, cwd=ROOT):
+    return subprocess.run(["make", *arguments], cwd=cwd, capture_output=True, text=True)
 
 
 def test_every_target_is_in_the_help():
     text = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)[1].split()
-    assert set(targets) == set(re.findall(r"^([a-z]+):", text, flags=re.MULTILINE))
+    assert set(targets) == set(re.findall(r"^([a-z-]+):", text, flags=re.MULTILINE))
     shown = make("help").stdout
     assert all(re.search(rf"^  {target} +\w", shown, flags=re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize(
+    "variable, choices",
+    [
+        ("PROFILE=papr", "choose one of quick, "),
+        ("PROFILE=", "choose one of quick, "),
+        ("SEEDS=x", "such as 0 or 0,1,2"),
+        ("SEEDS=-1", "such as 0 or 0,1,2"),
+        ("SEEDS=", "such as 0 or 0,1,2"),
+        ("CORES=0", "from 1 on; this machine has "),
+        ("CORES=-1", "from 1 on; this machine has "),
+        ("CORES=abc", "from 1 on; this machine has "),
+        ("ONLY=99", "there are 00, 01, "),
+        ("ONLY=22 x\"'", "there are 00, 01, "),
+    ],
+)
+@pytest.mark.parametrize("target", ["reproduce", "plan", "test", "notebooks"])
+def test_a_bad_variable_is_refused_in_one_line_before_anything_starts(target, variable, choices):
+    answer = make("--no-print-directory", target, variable)
+    first, *others = answer.stderr.splitlines()
+    assert answer.returncode == 2 and not answer.stdout
+    assert first.startswith(f"{variable}: ") and choices in first
+    assert all(line.startswith("make: ***") for line in others)
+
+
+def test_good_variables_pass():
+    assert make("check", "PROFILE=paper", "SEEDS=0 1,2", "CORES=3", "ONLY=22, 23_arn").returncode == 0
 
 
 def test_an_old_python_is_refused_with_the_remedy(tmp_path):
@@ -89,136 +135,162 @@ def test_an_old_python_is_refused_with_the_remedy(tmp_path):
     assert "Python 3.11 or newer is needed" in answer.stderr and "make PYTHON=python3.12 env" in answer.stderr
 
 
+def test_an_environment_that_is_a_link_is_not_cleared(tmp_path):
+    precious = tmp_path / "elsewhere" / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, project)
+    (project / ".venv").symlink_to(precious.parent)
+    answer = make("env", f"PYTHON={sys.executable}", cwd=project)
+    assert answer.returncode != 0 and "is a link" in answer.stderr and precious.exists()
+
+
 def test_continuous_integration_calls_make_test():
-    assert "exec make test" in (ROOT / ".ci" / "run").read_text()
+    assert "exec make test\n" in (ROOT / ".ci" / "run").read_text()
 
 
-# --- the graph ---
+# --- the graph for a cluster ---
 
 
-def snakemake(*options):
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "1", "--nolock", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+@pytest.mark.slow
+@pytest.mark.parametrize("artifacts", ["false", "true"])
+def test_the_graph_for_a_cluster_holds_every_run_and_on_demand_what_they_share(artifacts):
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "1", "--nolock"]
+    command += ["--config", "profile=paper", "seeds=[0,2]", f"artifacts={artifacts}"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    counted = re.findall(r"^(\w\S+) +1$", answer.stdout + answer.stderr, flags=re.MULTILINE)
+    runs = plan.runs("paper", [0, 2])
+    assert {f"notebook_{run.name}" for run in runs} | {"report"} <= set(counted)
+    steps = [name for name in counted if name.startswith("artifact_")]
+    needs = {need for run in runs for need in run.needs}
+    assert len(steps) == (len(needs) if artifacts == "true" else 0)
 
 
-def test_the_graph_holds_every_notebook_and_what_it_needs():
-    plan = snakemake("--config", "profile=quick")
-    assert plan.returncode == 0, plan.stderr
-    text = plan.stdout + plan.stderr
-    steps = [f"notebook_{name}" for name in NOTEBOOKS]
-    steps += ["adversarial_arn_mnist_pgd_n_train", "adversarial_arn_mnist_aa_n_big_test", "defense_arn_mnist_arn_pp", "report"]
-    for step in steps:
-        assert re.search(rf"^{step} +1$", text, flags=re.MULTILINE), step
-    assert all(f"reports/quick/{name}.ipynb" in text for name in NOTEBOOKS)
+# --- the order of the code ---
 
 
-def test_the_graph_runs_arns_pages_for_its_second_data_set_too():
-    plan = snakemake("--config", "profile=quick", "--printshellcmds")
-    command = next(line for line in plan.stdout.splitlines() if "helpers.run" in line and "23_arn_pixel_attacks.cifar10" in line)
-    assert "notebooks/23_arn_pixel_attacks.ipynb" in command and "-p dataset cifar10" in command
+def imports(source):
+    """Modules of `helpers` that a source file imports, wherever in it, each with its line."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            if name.split(".")[0] == "helpers":
+                yield module(name), node.lineno
 
 
-def test_the_readme_marks_the_notebooks_that_the_graph_runs_on_cifar10_too():
-    def parameters(name):
-        return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells[1].source
-
-    graph = re.findall(r'"(\w+)\.cifar10":', (ROOT / "Snakefile").read_text())
-    marked = re.findall(r"`(\w+)`°", (ROOT / "README.md").read_text())
-    able = [name for name in NOTEBOOKS if re.search(r'dataset: str = "mnist"  # mnist.*cifar10', parameters(name))]
-    assert graph == marked == able
-
-
-def test_the_graph_takes_several_seeds():
-    plan = snakemake("--config", "profile=paper", "seeds=[0,2]")
-    assert plan.returncode == 0, plan.stderr
-    text = plan.stdout + plan.stderr
-    assert f"reports/paper/{NOTEBOOKS[0]}.seed2.ipynb" in text and ".seed0" not in text
+def module(name):
+    """The longest part of a dotted name that is a module."""
+    while (
+        not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()
+        and not (ROOT / name.replace(".", "/") / "__init__.py").exists()
+    ):
+        name = name.rpartition(".")[0]
+        if name.count(".") == 0:
+            return name
+    return name
 
 
-def test_a_second_run_of_the_same_profile_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["reproduce", "--profile", "paper"])
-    (tmp_path / "reports" / "paper").mkdir(parents=True)
-    with FileLock(tmp_path / "reports" / "paper" / ".lock"):
-        with pytest.raises(SystemExit, match="with profile paper is running here"):
-            reproduce.main()
+def sources():
+    """{module: its file} of the helpers."""
+    found = {}
+    for source in sorted((ROOT / "helpers").rglob("*.py")):
+        name = ".".join(source.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = source
+    return found
 
 
-def test_a_failure_of_the_graph_is_a_failure_of_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["reproduce"])
-    (tmp_path / "Snakefile").write_text("rule all:\n    input: 'nowhere.ipynb'\n")
-    with pytest.raises(SystemExit, match="Not finished"):
-        reproduce.main()
-    assert "nowhere.ipynb" in capsys.readouterr().err
+def wing(name):
+    """The place in WINGS of a dotted name; -1 for the package itself."""
+    return WINGS.index(name.split(".")[1]) if "." in name else -1
 
 
-# --- running one notebook ---
+def test_every_module_belongs_to_a_wing():
+    assert {name.split(".")[1] for name in sources() if "." in name} == set(WINGS)
 
 
-@pytest.fixture
-def notebook(tmp_path):
-    """A notebook with two parameters, an output, and cells that can be made to fail."""
-    cells = [v4.new_code_cell('profile: str = "quick"\nseed: int = 0'), v4.new_code_cell("import os")]
-    cells += [v4.new_code_cell("print(profile, 1 / (seed - 7), os.path.basename(os.getcwd()))")]
-    cells[0].metadata.tags = ["parameters"]
-    file = tmp_path / "book" / "01_small.ipynb"
-    file.parent.mkdir()
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), file)
-    return file
+def test_no_wing_imports_from_one_above_it():
+    upward = [
+        f"{source.relative_to(ROOT)}:{line} imports {imported}"
+        for name, source in sources().items()
+        for imported, line in imports(source)
+        if wing(imported) > wing(name)
+    ]
+    assert upward == []
 
 
-def call(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["run", *map(str, arguments)])
-    monkeypatch.setenv("TQDM_DISABLE", "1")  # which run sets; undone afterwards
-    run.main()
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        name: {imported for imported, _ in imports(source)} - {name} for name, source in sources().items()
+    }
+    while graph:  # take away what imports nothing that is left
+        free = [name for name, imported in graph.items() if not imported & graph.keys()]
+        assert free, f"a circle among {sorted(graph)}"
+        graph = {name: imported for name, imported in graph.items() if name not in free}
 
 
-def test_an_unknown_parameter_is_refused_and_the_known_ones_are_named(notebook, tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as end:
-        call(monkeypatch, notebook, tmp_path / "out.ipynb", "-p", "sed", "1")
-    assert end.value.code == 2
-    assert "has no parameter 'sed'; it has profile, seed" in capsys.readouterr().err
-    assert not (tmp_path / "out.ipynb").exists()
+def test_nothing_in_the_helpers_imports_relatively():
+    for source in sources().values():
+        nodes = ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), source
 
 
-def test_parameters_reach_the_notebook_which_runs_in_its_folder(notebook, tmp_path, monkeypatch):
-    out = tmp_path / "new" / "out.ipynb"
-    call(monkeypatch, notebook, out, "-p", "profile", "paper", "-p", "seed", "8")
-    assert nbformat.read(out, 4).cells[-1].outputs[0].text == "paper 1.0 book\n"
-
-
-def test_a_failure_leaves_the_traceback_and_tells_where(notebook, tmp_path, monkeypatch):
-    out = tmp_path / "out.ipynb"
-    with pytest.raises(SystemExit, match="ZeroDivisionError: division by zero\n.*out.ipynb"):
-        call(monkeypatch, notebook, out, "-p", "seed", "7")
-    assert "ZeroDivisionError" in str(nbformat.read(out, 4).cells[-1].outputs)
-
-
-def test_a_notebook_run_in_place_keeps_no_trace_of_the_machine(notebook, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "ROOT", tmp_path)
-    call(monkeypatch, notebook)
-    text = notebook.read_text()
-    assert "-0.14" in text
-    assert not re.search(r"papermill|iopub|start_time|" + re.escape(str(notebook.parent)), text)
-
-
-@pytest.mark.parametrize(
-    "text, meaning", [("3", 3), ("1e-3", 0.001), ("true", True), ("[1, 2]", [1, 2]), ("pgd", "pgd"), ("8/255", "8/255")]
-)
-def test_values_of_parameters_are_read_as_meant(text, meaning):
-    assert run.value(text) == meaning
+def test_lines_of_the_helpers_are_short_enough():
+    limit = PYPROJECT["tool"]["ruff"]["line-length"]
+    files = [file for kind in ("py", "yaml") for file in (ROOT / "helpers").rglob(f"*.{kind}")]
+    lines = [
+        (file, number, line) for file in files for number, line in enumerate(file.open(encoding="utf-8"), 1)
+    ]
+    too_long = [f"{file.relative_to(ROOT)}:{n}" for file, n, line in lines if len(line.rstrip("\n")) > limit]
+    assert limit == 110 and too_long == []
 
 
 # --- the committed files ---
 
 
+def tracked(folder):
+    """{path: bytes} of the files that git has in `folder`; a skip outside of a clone."""
+    command = ["git", "ls-files", "-z", folder]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if answer.returncode:
+        pytest.skip("not a clone: " + answer.stderr.strip())
+    names = [name for name in answer.stdout.split("\0") if name and (ROOT / name).exists()]
+    return {name: os.path.getsize(ROOT / name) for name in names}
+
+
+@pytest.mark.parametrize("folder, megabytes", [("data", 24), ("data/zoo", 5), ("notebooks", 8)])
+def test_folders_stay_small(folder, megabytes):
+    files = tracked(folder)
+    assert files and sum(files.values()) <= megabytes * MEGABYTE
+
+
+def test_no_artifacts_ship_but_targets():
+    assert not (ROOT / "data" / "zoo" / "quick").exists()
+    assert [name for name in tracked("data") if "quick" in name or "/artifacts/" in name] == []
+
+
 def test_the_readme_mentions_every_notebook():
     readme = (ROOT / "README.md").read_text()
     assert [name for name in NOTEBOOKS if name not in readme] == []
+
+
+def test_the_readme_marks_the_notebooks_that_larger_profiles_run_on_other_data_sets_too():
+    marked = re.findall(r"`(\w+)`°", (ROOT / "README.md").read_text())
+    assert marked == list(dict.fromkeys(run.notebook.stem for run in plan.runs("paper") if "." in run.name))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_quick_by_default(name):
+    parameters = file.parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    assert parameters["profile"].default == "quick" and parameters["seed"].default == 0
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -229,6 +301,11 @@ def test_a_notebook_is_committed_as_it_was_run_and_without_paths_of_a_machine(na
         output.get("data", {}).pop("image/png", None)
     assert not re.search(r"/(home|root|Users|tmp|work|opt|usr)/|'papermill'", str(notebook))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run `make notebooks`"
+
+
+def test_needs_and_times_are_those_of_the_notebooks():
+    assert sorted(plan.read(plan.NEEDS)) == NOTEBOOKS, "run `make notebooks`"
+    assert sorted(plan.read(plan.TIMES)["quick"]) == NOTEBOOKS, "run `make notebooks`"
 
 
 def test_the_citation_names_the_papers():

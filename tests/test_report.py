@@ -2,12 +2,13 @@
 
 import base64
 import json
+import os
 
 import nbformat
 import pytest
 from nbformat import v4
 
-from helpers.run import report
+from helpers.run import plan, report
 
 PNG = base64.b64encode(b"\x89PNG a picture").decode()
 TABLE = '<table border="1" class="dataframe"><tr><td>as claimed, broken</td><td>6.0 (4–8)</td></tr></table>'
@@ -30,24 +31,33 @@ def cell(*outputs):
 def folder(tmp_path):
     folder = tmp_path / "quick"
     write(
-        folder, "00_first",
+        folder,
+        "00_first",
         v4.new_markdown_cell("# The *first* one\n\nWhat you will learn.\n\nNot this."),
         v4.new_markdown_cell("Some text.\n\n## 1. A picture of $x^2$"),
         cell(output(image_png=PNG, text_plain="<Figure>")),
         v4.new_markdown_cell("## A table"),
         cell(output(text_html=TABLE)),
         cell(output(text_html="<b>no table</b>"), v4.new_output("stream", text="printed")),
-    )  # fmt: skip
+    )
     return folder
 
 
-def page(folder, results=None):
-    return report.build(folder, results or folder / "missing").read_text()
+def page(folder, results=None, waiting=()):
+    """The report on all notebooks in `folder`, and on some that wait, which are in the folder above."""
+    names = sorted({file.name.split(".ipynb")[0].removesuffix(".failed") for file in folder.glob("*.ipynb")})
+    runs = [plan.Run(name, folder.parent / f"{name}.ipynb", folder / f"{name}.ipynb", {}) for name in names]
+    runs += [
+        plan.Run(name, folder.parent / f"{name}.ipynb", folder / f"{name}.ipynb", {}) for name in waiting
+    ]
+    return report.build("quick", runs, results or folder / "missing").read_text()
 
 
 def test_figures_and_tables_stand_under_their_headings(folder):
     text = page(folder)
-    places = [text.index(part) for part in ("1. A picture of $x^2$</h3>", PNG, "A table</h3>", 'class="dataframe"')]
+    places = [
+        text.index(part) for part in ("1. A picture of $x^2$</h3>", PNG, "A table</h3>", 'class="dataframe"')
+    ]
     assert places == sorted(places)
 
 
@@ -66,7 +76,10 @@ def test_another_data_set_or_seed_is_told_by_the_title(folder):
 
 def test_verdicts_are_marked_and_pandas_borders_go(folder):
     text = page(folder)
-    assert '<span class="verdict as-claimed">as claimed</span> <span class="verdict broken">broken</span>' in text
+    assert (
+        '<span class="verdict as-claimed">as claimed</span> <span class="verdict broken">broken</span>'
+        in text
+    )
     assert 'border="1"' not in text and "<style scoped>" not in text
 
 
@@ -77,10 +90,37 @@ def test_a_notebook_without_outputs_or_text_is_no_obstacle(folder):
     assert "01_bare</h2>" in text and "02_empty</h2>" in text
 
 
-def test_the_notice_of_the_profile_is_shown_and_an_unknown_one_refused(folder):
+def test_the_notice_of_the_profile_is_shown(folder):
     assert "not comparable" in page(folder)
-    with pytest.raises(ValueError, match="unknown profile 'other'; choose one of"):
-        page(folder.rename(folder.with_name("other")))
+
+
+def test_what_has_run_what_failed_and_what_has_not_run_is_told(folder):
+    error = v4.new_output("error", ename="ValueError", evalue="no <image>", traceback=["the traceback"])
+    write(folder, "01_second.failed", v4.new_markdown_cell("# The second"), cell(error))
+    write(
+        folder.parent,
+        "02_third",
+        v4.new_markdown_cell("# The third"),
+        cell(output(image_png="an old picture")),
+    )
+    text = page(folder, waiting=["02_third"])
+    assert "1 of 3 notebooks have run" in text and ">1 failed<" in text and "1 have not run" in text
+    assert "It failed: ValueError: no &lt;image&gt;." in text and 'href="01_second.html"' in text
+    assert "the traceback" in (folder / "01_second.html").read_text()
+    assert "It has not run yet." in text and "The third" in text and "an old picture" not in text
+    assert not (folder / "02_third.html").exists()
+
+
+def test_a_notebook_that_ran_again_gets_its_page_again_and_others_keep_theirs(folder):
+    page(folder)
+    first = folder / "00_first.html"
+    before = first.stat().st_mtime_ns
+    page(folder)
+    assert first.stat().st_mtime_ns == before
+    write(folder, "00_first", v4.new_markdown_cell("# Changed"))
+    os.utime(folder / "00_first.ipynb", (first.stat().st_mtime + 5,) * 2)
+    page(folder)
+    assert "Changed" in first.read_text()
 
 
 def test_nothing_is_loaded_from_outside(folder):
@@ -89,7 +129,11 @@ def test_nothing_is_loaded_from_outside(folder):
 
 def test_a_widget_is_replaced_by_a_note_in_the_notebook_page(folder):
     kind = "application/vnd.jupyter.widget-view+json"
-    write(folder, "03_widget", cell(v4.new_output("display_data", {kind: {"model_id": "1"}, "text/plain": "VBox()"})))
+    write(
+        folder,
+        "03_widget",
+        cell(v4.new_output("display_data", {kind: {"model_id": "1"}, "text/plain": "VBox()"})),
+    )
     page(folder)
     assert "interactive: run this cell" in (folder / "03_widget.html").read_text()
 
@@ -98,16 +142,29 @@ def test_results_become_verdicts_with_numbers(folder, tmp_path):
     rate = {"value": 6.04, "n": 500, "low": 4.2, "high": 8.5}
     row = {"id": "arn/t1/<x>", "defense": "arn_pp", "attack": "pgd", "paper": 1.85, "ours": rate}
     content = {
-        "notebook": "00_first", "profile": "quick", "seed": 1, "commit": None, "device": "an abacus",
-        "versions": {"torch": "2.0"}, "made": "2026-01-02T03:04:05+00:00",
+        "notebook": "00_first",
+        "profile": "quick",
+        "seed": 1,
+        "commit": None,
+        "device": "an abacus",
+        "versions": {"torch": "2.0"},
+        "made": "2026-01-02T03:04:05+00:00",
         "rows": [
             row | {"adaptive": rate | {"value": 100.0}, "verdict": "as claimed, broken"},
             row | {"adaptive": None, "verdict": "a new word"},
+            row | {"id": "mine", "paper": None, "adaptive": None, "verdict": ""},
         ],
-    }  # fmt: skip
+    }
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "00_first.seed1.json").write_text(json.dumps(content))
     text = page(folder, tmp_path / "results")
-    for part in ("6.0 <small>4–8</small>", "100.0 <small>", "1.9</td>", "a new word</span> 1", "an abacus", "seed 1"):
+    for part in (
+        "6.0 <small>4–8</small>",
+        "100.0 <small>",
+        "1.9</td>",
+        "a new word</span> 1",
+        "an abacus",
+        "seed 1",
+    ):
         assert part in text
     assert "arn/t1/&lt;x&gt;" in text and "<x>" not in text
