@@ -80,6 +80,8 @@ def ensemble(
     3. Square with `queries` queries, which needs no gradient: an alarm.  Images that it alone breaks say
        that the model masks its gradients.
     Each sees only the images that its predecessors left unbroken.  The model must have at least four classes.
+    Beside AutoAttack it took a twentieth of the time, and on five pipelines of 100 images the two differed
+    on none to one (`benchmarks/README.md`).
     """
     found = _check(model, x, targeted, norm, at_least=4, steps=steps, classes=classes, queries=queries)
     from pyautoattack.autopgd_base import APGDAttack_targeted
