@@ -272,19 +272,26 @@ def test_training_on_occlusions_makes_roa_err_less_than_plain_training():
     assert errors["occlusion"] < errors["plain"] - 0.1
 
 
-@pytest.mark.parametrize("attack, attack_settings", [
-    ("pgd", {"eps": 0.1, "steps": 2, "step_size": 0.1}),
-    ("fgsm", {"eps": 0.1}),
-    ("roa", {"height": 5, "width": 3, "search": "gradient", "steps": 2}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "attack, attack_settings",
+    [
+        ("pgd", {"eps": 0.1, "steps": 2, "step_size": 0.1}),
+        ("fgsm", {"eps": 0.1}),
+        ("roa", {"height": 5, "width": 3, "search": "gradient", "steps": 2}),
+    ],
+)
 @pytest.mark.parametrize("with_natural", [False, True])
 def test_adversarial_training_learns_from_the_attacked_images_in_train_mode(
     attack, attack_settings, with_natural
 ):
     method = AdversarialTraining(
-        network="resnet18", width=0.05, attack=attack, attack_settings=attack_settings,
-        with_natural=with_natural, num_classes=4,
-    ).double()  # fmt: skip
+        network="resnet18",
+        width=0.05,
+        attack=attack,
+        attack_settings=attack_settings,
+        with_natural=with_natural,
+        num_classes=4,
+    ).double()
     x, y = torch.rand(4, 1, 16, 16).double(), torch.tensor([0, 1, 2, 3])
     reference = copy.deepcopy(method)
     torch.manual_seed(5)
@@ -323,20 +330,26 @@ def test_the_default_is_madrys_attack_on_mnist():
     assert 0 < (second - first).abs().max() < 0.01 + 1e-6
 
 
-@pytest.mark.parametrize("settings, count", [
-    ({"height": 7, "width": 7}, 14 * 14 + 30 + 1),
-    ({"height": 10, "width": 5}, 12 * 15 + 30 + 1),
-    ({"search": "gradient"}, 1 + 5 + 30 + 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, count",
+    [
+        ({"height": 7, "width": 7}, 14 * 14 + 30 + 1),
+        ({"height": 10, "width": 5}, 12 * 15 + 30 + 1),
+        ({"search": "gradient"}, 1 + 5 + 30 + 1),
+    ],
+)
 def test_occlusion_training_costs_as_many_passes_as_documented(settings, count):
     assert len(passes(attack="roa", attack_settings=settings)) == count
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"attack": "doa"}, "unknown attack 'doa'.*pgd.*roa"),
-    ({"attack": "fgsm", "attack_settings": {}}, "attack settings of fgsm: missing.*'eps'"),
-    ({"attack": "roa", "attack_settings": {"eps": 0.1}}, "attack settings of roa:.*unexpected.*'eps'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"attack": "doa"}, "unknown attack 'doa'.*pgd.*roa"),
+        ({"attack": "fgsm", "attack_settings": {}}, "attack settings of fgsm: missing.*'eps'"),
+        ({"attack": "roa", "attack_settings": {"eps": 0.1}}, "attack settings of roa:.*unexpected.*'eps'"),
+    ],
+)
 def test_an_attack_that_could_not_run_is_refused_before_training(settings, message):
     with pytest.raises(ValueError, match=message):
         AdversarialTraining(**settings)
@@ -358,12 +371,15 @@ def test_augmented_images_are_attacked_in_place_of_the_natural_ones(name, augmen
     assert all((x - expected).abs().max() <= BEYOND * EPS + 1e-6 for x in seen)
 
 
-@pytest.mark.parametrize("schedule, factors", [
-    (None, [1, 1, 1, 1, 1, 1, 1, 1]),
-    ([0.5, 0.75], [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
-    # eight epochs' middles at 1/16, 3/16, ...: a straight line up to 0.4 and another down to 1
-    ("cyclic", [5 / 32, 15 / 32, 25 / 32, 15 / 16, 35 / 48, 25 / 48, 5 / 16, 5 / 48]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "schedule, factors",
+    [
+        (None, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ([0.5, 0.75], [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        # eight epochs' middles at 1/16, 3/16, ...: a straight line up to 0.4 and another down to 1
+        ("cyclic", [5 / 32, 15 / 32, 25 / 32, 15 / 16, 35 / 48, 25 / 48, 5 / 16, 5 / 48]),
+    ],
+)
 def test_the_learning_rate_follows_its_schedule(schedule, factors):
     rates = []
 
@@ -415,14 +431,17 @@ def test_a_training_cut_off_in_mid_epoch_resumes_to_the_very_same_end(name, tmp_
     assert all(torch.equal(resumed[key], uninterrupted[key]) for key in uninterrupted)
 
 
-@pytest.mark.parametrize("make, settings, message", [
-    (Classifier, {"optimizer": "lbfgs"}, "unknown optimizer 'lbfgs'.*adam, sgd"),
-    (Classifier, {"schedule": "cosine"}, "schedule is None, 'cyclic' or fractions.*'cosine'"),
-    (Classifier, {"schedule": [30, 60]}, r"fractions between 0 and 1, got \[30, 60\]"),
-    (Trades, {"attack_settings": {"epsilon": 0.1}}, "attack settings of pgd:.*'eps'"),
-    (Mart, {"attack_settings": {"eps": 0.1, "step": 0.1}}, "attack settings of pgd:.*'step'"),
-    (Mma, {"first_eps": 0.1, "d_max": 0.05}, "first_eps is above 0 and at most d_max=0.05, got 0.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, settings, message",
+    [
+        (Classifier, {"optimizer": "lbfgs"}, "unknown optimizer 'lbfgs'.*adam, sgd"),
+        (Classifier, {"schedule": "cosine"}, "schedule is None, 'cyclic' or fractions.*'cosine'"),
+        (Classifier, {"schedule": [30, 60]}, r"fractions between 0 and 1, got \[30, 60\]"),
+        (Trades, {"attack_settings": {"epsilon": 0.1}}, "attack settings of pgd:.*'eps'"),
+        (Mart, {"attack_settings": {"eps": 0.1, "step": 0.1}}, "attack settings of pgd:.*'step'"),
+        (Mma, {"first_eps": 0.1, "d_max": 0.05}, "first_eps is above 0 and at most d_max=0.05, got 0.1"),
+    ],
+)
 def test_settings_that_could_not_train_are_refused_before_training(make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)

@@ -97,10 +97,13 @@ def test_training_with_noise_teaches_the_base_classifier_to_bear_it():
     assert history[-1]["risk"] < history[0]["risk"]
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"sigma": 0}, "sigma must be positive, got 0: .*Classifier"),
-    ({"samples": 0}, "samples must be at least 1, got 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"sigma": 0}, "sigma must be positive, got 0: .*Classifier"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+    ],
+)
 def test_bad_settings_of_the_noise_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Smoothed(**settings).eval()(torch.rand(1, 1, 28, 28))
@@ -217,13 +220,16 @@ def test_adversarial_training_learns_from_attacks_on_the_whole_pipeline():
     )
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"kept": (0, 0.5)}, "0 < low <= high <= 1, got"),
-    ({"kept": (0.6, 0.4)}, "0 < low <= high <= 1, got"),
-    ({"kept": (0.6,)}, "0 < low <= high <= 1, got"),
-    ({"rank": 0}, "rank is a share of the singular values, .* got 0"),
-    ({"attack_settings": {"steps": 5}}, "attack settings of pgd: .*eps"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"kept": (0, 0.5)}, "0 < low <= high <= 1, got"),
+        ({"kept": (0.6, 0.4)}, "0 < low <= high <= 1, got"),
+        ({"kept": (0.6,)}, "0 < low <= high <= 1, got"),
+        ({"rank": 0}, "rank is a share of the singular values, .* got 0"),
+        ({"attack_settings": {"steps": 5}}, "attack settings of pgd: .*eps"),
+    ],
+)
 def test_bad_settings_of_the_estimate_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         MeNet(**settings)
