@@ -194,16 +194,18 @@ def picture(array):
 
 
 def test_pictures_get_a_palette_where_that_is_smaller_and_look_the_same():
-    ramp = np.linspace(0, 255, 300).astype(np.uint8)
-    chart = np.stack(
-        [np.tile(ramp, (200, 1)), np.tile(ramp[::-1], (200, 1)), np.full((200, 300), 90, np.uint8)], -1
-    )
-    before = picture(chart)
-    after = file.smaller(before)
-    shown = Image.open(io.BytesIO(base64.b64decode(after)))
-    assert shown.mode == "P" and len(after) < len(before)
-    assert np.abs(np.asarray(shown.convert("RGB")).astype(int) - chart).max() <= 8
-    assert file.smaller(after) == after  # a second time nothing is lost
+    colours = np.random.default_rng(0).integers(0, 256, (200, 3), np.uint8)
+    chart = colours[np.random.default_rng(1).integers(0, 200, (150, 200))]
+    rows, columns = np.meshgrid(np.arange(150), np.arange(200), indexing="ij")
+    grain = np.random.default_rng(2).integers(0, 12, (150, 200, 3))
+    photograph = (np.stack([rows, columns, (rows + columns) // 2], -1) + grain).astype(np.uint8)
+    for array, mean_error in ((chart, 0), (photograph, 8)):
+        before = picture(array)
+        after = file.smaller(before)
+        shown = Image.open(io.BytesIO(base64.b64decode(after)))
+        assert shown.mode == "P" and len(after) < len(before)
+        assert np.abs(np.asarray(shown.convert("RGB")).astype(int) - array).mean() <= mean_error
+        assert file.smaller(after) == after  # a second time nothing is lost
     dot = picture(np.zeros((1, 1, 3), np.uint8))
     assert file.smaller(dot) == dot
 
