@@ -1,155 +1,225 @@
-"""Profiles: the shipped ones fit the code they drive, and a bad one is refused with the reason."""
+"""Profiles: differences on the truth; what they name exists, and a bad one is refused with the reason."""
 
-import inspect
+import json
 
 import pytest
 import yaml
 
-from helpers import data
+from helpers import ROOT, data
 from helpers.lab import profiles
-from helpers.attacks import ATTACKS
-from helpers.defenses import DEFENSES
-from helpers.networks.zoo import ADVERTORCH_WEIGHTS, ZOO
+from helpers.lab.experiment import row_of
+from helpers.lab.recipes import Recipes
+
+SETTINGS = ROOT / "tests" / "paper_settings.json"
 
 
-CLASSIFIERS = ("classifier", "adversarial_training", "trades", "mart", "mma", "me_net", "smoothing")
-# of JATP, DIR and ARN: ready-made in one profile, trained in another
-TARGETS = {"standard", "natural", "trades", "mart", "mma", "wrn", "vgg"}
+def experiments():
+    """(paper, data set, profile) of all that ship."""
+    for profile in profiles.profiles():
+        for paper in profiles.papers():
+            for dataset in profiles.load(paper, profile):
+                yield pytest.param(paper, dataset, profile, id=f"{paper}-{dataset}-{profile}")
 
 
-def experiments(profile):
-    """(paper, data set, spec) of a shipped profile."""
-    for paper, datasets in profiles.load(profile).papers.items():
-        for dataset, spec in datasets.items():
-            yield paper, dataset, spec
+# --- what ships ---
 
 
-def specs(kind):
-    """Every attack or method of every data set of every paper in every shipped profile."""
-    for profile in profiles.NAMES:
-        for paper, dataset, spec in experiments(profile):
-            for name, item in getattr(spec, kind).items():
-                yield pytest.param(item, id=f"{profile}-{paper}-{dataset}-{name}")
+def test_the_profiles_say_what_their_numbers_may_be_held_against():
+    shipped = profiles.profiles()
+    assert {"quick", "standard", "paper"} <= set(shipped)
+    assert not shipped["quick"].comparable and shipped["paper"].comparable
+    assert all(profile.notice for profile in shipped.values())
+    assert [name for name, profile in shipped.items() if not profile.deviation] == ["paper"]
 
 
-def test_the_design_documents_profiles_are_shipped():
-    assert {"quick", "standard", "paper"} <= set(profiles.NAMES)
+@pytest.mark.parametrize("paper, dataset, profile", experiments())
+def test_everything_that_a_profile_names_exists_and_takes_its_settings(paper, dataset, profile):
+    recipes = Recipes(paper, dataset, profile, 0)
+    spec = recipes.spec
+    assert dataset in data.DATASETS
+    for name, attack in spec.attacks.items():
+        recipes.attack(name, recipes.target())
+        assert attack.targeted or attack.attack != "jsma"
+        assert not (attack.targeted and attack.attack in ("aa", "ensemble"))
+    for name in spec.methods:
+        for seen in ("", *spec.seen):
+            recipes.defense(name, seen=seen or ())
+    for name in ("target", *spec.targets):
+        assert recipes.target(name).bare
+    assert "adaptive" in spec.attacks or not any(a.attack == "aa" for a in spec.attacks.values())
 
 
-@pytest.mark.parametrize("name", profiles.NAMES)
-def test_a_shipped_profile_is_about_data_and_targets_that_exist(name):
-    profile = profiles.load(name)
-    assert profile.name == name and profile.notice
-    assert profile.comparable == (name != "quick")
-    assert bool(profile.deviation) == (name != "paper")
-    for _, dataset, spec in experiments(name):
-        assert dataset in data.DATASETS
-        trained = {name for name, method in spec.methods.items() if method.data == "labels"}
-        ready = set(ADVERTORCH_WEIGHTS) | set(ZOO)
-        assert set(spec.targets.values()) <= ready and not set(spec.targets) & set(spec.methods)
-        assert {spec.target, *spec.robust_targets.values()} <= ready | set(spec.targets) | trained
-        for attacks in spec.seen.values():
-            assert set(attacks) <= set(spec.attacks)
-        if (spec.source or profile.source) == "sample":
-            for split, n in (("train", spec.train), ("test", spec.test)):
-                assert len(data.load(dataset, split, n=n)[0]) == n
+@pytest.mark.parametrize("paper, dataset, profile", experiments())
+def test_every_entry_of_every_grid_can_be_had(paper, dataset, profile):
+    """A grid holds names of the lab and rows of a table; or values of a setting, layers and loss terms."""
+    recipes = Recipes(paper, dataset, profile, 0)
+    spec = recipes.spec
+    ready = {"none", "target", *spec.targets}
+    names = {*ready, "natural", *spec.methods, *spec.attacks, *spec.seen}
+    for grid, entries in spec.grids.items():
+        words = {entry for entry in entries if isinstance(entry, str)}
+        assert words <= names or not words & names, (grid, words - names)
+        for entry in entries:
+            if isinstance(entry, dict):
+                _, name, keywords = row_of(entry)
+                assert name in ready or recipes.defense(name, **keywords), (grid, entry)
 
 
-@pytest.mark.parametrize("spec", specs("attacks"))
-def test_each_attack_exists_and_takes_its_settings(spec):
-    attack = inspect.signature(ATTACKS[spec.attack])
-    attack.bind("model", "x", "y", targeted=spec.targeted, **spec.settings)
-    assert spec.targeted or spec.attack != "jsma"
-    assert not spec.targeted or spec.attack != "aa"
+@pytest.mark.parametrize("paper, dataset, profile", experiments())
+def test_a_sample_holds_as_many_images_as_are_asked_for(paper, dataset, profile):
+    recipes = Recipes(paper, dataset, profile, 0)
+    if recipes.source == "sample":
+        for split in ("train", "test"):
+            n = recipes.images(split)["n"]
+            assert len(data.load(dataset, split, n=n)[0]) == n
 
 
-@pytest.mark.parametrize("spec", specs("methods"))
-def test_each_method_exists_and_takes_its_settings(spec):
-    inspect.signature(DEFENSES[spec.method]).bind(**spec.settings)
-    assert (spec.data == "labels") == (spec.method in CLASSIFIERS)
-    assert (spec.data == "natural") == (spec.full is not None or spec.method in ("nrp", "jatp", "dir"))
-    if spec.full is not None:
-        inspect.signature(ATTACKS["pgd"]).bind("model", "x", "y", targeted=False, **spec.full)
+@pytest.mark.parametrize("paper", profiles.papers())
+def test_a_notebook_written_for_quick_finds_its_names_in_the_truth(paper):
+    truth = profiles.load(paper, profiles.TRUTH)
+    for dataset, spec in profiles.load(paper, "quick").items():
+        whole = truth[dataset]
+        assert set(spec.seen) == set(whole.seen)
+        assert set(spec.targets) <= {*whole.targets, *whole.methods}
+        assert {name for name, grid in spec.grids.items() if grid} <= set(whole.grids)
 
 
-@pytest.mark.parametrize("name", profiles.NAMES)
-def test_the_letter_after_an_attack_says_whether_it_is_targeted(name):
-    """ARN writes n for untargeted attacks and names them as the library here does; ADD writes u; JATP and DIR have no others."""
-    for paper, _, spec in experiments(name):
-        if paper in ("jatp", "dir"):
-            assert not any(attack.targeted for attack in spec.attacks.values())
-            continue
-        for attack, settings in spec.attacks.items():
-            if settings.attack == "rp2":  # named after their masks
-                continue
-            kind, goal = attack.split("_")[:2]
-            assert goal == ("t" if settings.targeted else {"arn": "n", "add": "u"}[paper])
-            assert paper != "arn" or kind == settings.attack.removesuffix("_pgd")
+def truth():
+    """{paper, data set, kind and name: the paper's settings}, without what only chooses among them."""
+    found = {}
+    for paper in profiles.papers():
+        for dataset, spec in profiles.load(paper, profiles.TRUTH).items():
+            content = spec.model_dump(mode="json", exclude={"grids"}, exclude_defaults=True)
+            for kind, entries in content.items():
+                named = kind in ("attacks", "methods", "seen")
+                for name, entry in entries.items() if named else [("", entries)]:
+                    found[f"{paper} {dataset} {kind} {name}".strip()] = entry
+    return found
 
 
-def test_a_notebook_written_for_quick_finds_its_names_in_every_profile():
-    def names(profile):
-        for paper, dataset, spec in experiments(profile):
-            # a target's name is the profile's own affair
-            kinds = {"attack": spec.attacks, "seen": spec.seen, "method": set(spec.methods) - {spec.target}}
-            kinds["target"] = {*spec.targets, *(TARGETS & set(spec.methods))}
-            yield from ((paper, dataset, kind, name) for kind, found in kinds.items() for name in found)
-
-    for profile in profiles.NAMES:
-        assert set(names("quick")) <= set(names(profile))
+def test_the_papers_settings_are_what_they_were():
+    """They are read from the papers: a change is a correction, and confirmed as the message says."""
+    now, pinned = truth(), json.loads(SETTINGS.read_text())
+    changed = sorted(name for name in {*now, *pinned} if now.get(name) != pinned.get(name))
+    assert not changed, f"changed: {', '.join(changed)}; if it is a correction: python -m tests.test_profiles"
 
 
-# --- a profile of one's own --------------------------------------------------------------------------
+def write_settings():
+    lines = [f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(truth().items())]
+    SETTINGS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def written(tmp_path, change=lambda content: None):
-    content = yaml.safe_load((profiles.FOLDER / "quick.yaml").read_text())
-    change(content)
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(content))
-    return file
+# --- profiles as differences ---
+
+TRUTH = """
+mnist:
+  train: null
+  test: 10
+  adaptive_test: 5
+  target: lenet5_clean
+  seen: {p: [pgd]}
+  attacks:
+    pgd: {attack: pgd, settings: {eps: 8/255, steps: 40}}
+  methods:
+    arn: {method: arn.ARN, epochs: 100, batch_size: 300, settings: {theta: 0.1}}
+"""
 
 
-def test_a_file_is_read_as_it_was_written(tmp_path):
-    assert profiles.parse(written(tmp_path)) == profiles.load("quick")
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A function that writes a paper `toy` and what `quick` changes of it, and loads the profile."""
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    monkeypatch.setattr(profiles, "FOLDER", folder)
+
+    def forget():
+        for cached in (profiles.profiles, profiles.papers, profiles.load):
+            cached.cache_clear()
+
+    words = {"notice": "n", "deviation": "d", "comparable": False, "source": "sample", "precision": "fp32"}
+    (tmp_path / "profiles.yaml").write_text(yaml.safe_dump({"paper": words, "quick": words, "other": words}))
+
+    def loaded(change="", profile="quick"):
+        forget()
+        (folder / "toy.yaml").write_text(TRUTH)
+        (folder / "toy.quick.yaml").write_text(change)
+        return profiles.load("toy", profile)["mnist"]
+
+    yield loaded
+    forget()
 
 
-def test_an_unknown_name_is_an_error_with_the_choices():
-    with pytest.raises(ValueError, match="unknown profile 'fast'; choose one of .*paper.*quick.*standard"):
-        profiles.load("fast")
+def test_a_fraction_is_a_number(toy):
+    assert toy(profile="paper").attacks["pgd"].settings == {"eps": 8 / 255, "steps": 40}
+    spec = toy("mnist: {attacks: {pgd: {settings: {eps: 4/255}}}}")
+    assert spec.attacks["pgd"].settings == {"eps": 4 / 255, "steps": 40}
 
 
-def first_attack(content):
-    return next(iter(content["papers"]["arn"]["mnist"]["attacks"].values()))
+def test_a_profile_changes_what_it_says_and_nothing_else(toy):
+    whole = toy(profile="paper").model_dump()
+    change = """
+mnist:
+  train: 100
+  seen: {pp: [pgd, pgd]}
+  methods: {arn: {epochs: 2, settings: {width: 0.1}, modules: {target: null}}}
+"""
+    assert toy(change).model_dump() == whole | {
+        "train": 100,
+        "seen": {"p": ["pgd"], "pp": ["pgd", "pgd"]},
+        "methods": {
+            "arn": whole["methods"]["arn"]
+            | {"epochs": 2, "settings": {"theta": 0.1, "width": 0.1}, "modules": {"target": None}}
+        },
+    }
 
 
-@pytest.mark.parametrize("change, parts", [
-    (lambda c: c.update(precision="fp16"), ["precision", "'fp32' or 'bf16'", "fp16"]),
-    (lambda c: c.update(source="downloads"), ["source", "'sample' or 'full'", "downloads"]),
-    (lambda c: c.update(colour="red"), ["colour", "not permitted", "red"]),
-    (lambda c: c.pop("notice"), ["notice", "required"]),
-    (lambda c: c.pop("deviation"), ["deviation", "required"]),
-    (lambda c: c["papers"]["arn"]["mnist"].update(test=0), ["papers.arn.mnist.test", "greater than 0"]),
-    (lambda c: c["papers"]["arn"]["mnist"].update(train="all"), ["papers.arn.mnist.train", "all"]),
-    (lambda c: first_attack(c).update(epsilon=0.3), ["papers.arn.mnist.attacks.pgd.epsilon", "not permitted"]),
-    (lambda c: c["papers"]["arn"]["mnist"]["methods"]["arn"].update(data="triples"), ["'pairs', 'natural' or 'labels'", "triples"]),
-])
-def test_a_bad_value_is_an_error_with_file_place_and_value(tmp_path, change, parts):
-    file = written(tmp_path, change)
-    with pytest.raises(ValueError) as error:
-        profiles.parse(file)
-    for part in [str(file), *parts]:
-        assert part in str(error.value)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("minst: {train: 1}", "toy.quick.yaml: / has no 'minst' to change; it has mnist"),
+        ("mnist: {attacks: {pdg: {test: 1}}}", "/mnist/attacks has no 'pdg' to change; it has pgd"),
+        ("mnist: {methods: {arm: {epochs: 1}}}", "/mnist/methods has no 'arm' to change; it has arn"),
+        ("mnist: {trian: 1}", r"(?s)toy.quick.yaml, mnist:.*trian.*not permitted"),
+        ("mnist: {attacks: {pgd: {epsilon: 1}}}", r"(?s)attacks.pgd.epsilon.*not permitted"),
+        ("mnist: {methods: {arn: {epoch: 1}}}", r"(?s)methods.arn.epoch\b.*not permitted"),
+        ("mnist: {test: 0}", r"(?s)toy.quick.yaml, mnist:.*test.*greater than 0"),
+        ("mnist: {train: all}", r"(?s)train.*valid integer.*all"),
+        ("mnist: {source: downloads}", r"(?s)source.*'sample' or 'full'.*downloads"),
+        ("", "toy.quick.yaml must hold names and what they mean"),
+        ("- a\n- list\n", "toy.quick.yaml must hold names"),
+        ("mnist: [unclosed\n", "toy.quick.yaml"),
+    ],
+)
+def test_a_change_of_what_there_is_not_is_refused_with_file_and_place(toy, change, message):
+    with pytest.raises(ValueError, match=message):
+        toy(change)
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- list\n", "name: [unclosed\n"])
-def test_a_file_that_is_no_profile_is_an_error_naming_it(tmp_path, text):
-    file = tmp_path / "mine.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match="mine.yaml"):
-        profiles.parse(file)
+def test_unknown_names_are_refused_with_the_choices(toy):
+    toy("mnist: {}")
+    with pytest.raises(ValueError, match="unknown profile: 'fast'; choose one of other, paper, quick"):
+        profiles.load("toy", "fast")
+    with pytest.raises(ValueError, match="unknown paper: 'arn'; choose one of toy"):
+        profiles.load("arn", "quick")
+    with pytest.raises(
+        ValueError, match="toy has no profile 'other': write what it changes into .*toy.other.yaml"
+    ):
+        profiles.load("toy", "other")
+
+
+def test_a_setting_that_the_code_does_not_take_is_refused_when_it_is_used(toy):
+    toy("mnist: {attacks: {pgd: {settings: {epsilon: 1}}}, methods: {arn: {settings: {lamda1: 1}}}}")
+    recipes = Recipes("toy", "mnist", "quick", 0)
+    with pytest.raises(ValueError, match="attack pgd has no setting 'epsilon'; it has eps, steps"):
+        recipes.attack("pgd", None)
+    with pytest.raises(ValueError, match="method arn has no setting 'lamda1'; it has .*lambda1"):
+        recipes.defense("arn")
 
 
 def test_a_profile_cannot_be_changed_by_accident():
     with pytest.raises(ValueError, match="frozen"):
-        profiles.load("quick").precision = "bf16"
+        profiles.profile("quick").precision = "bf16"
+
+
+if __name__ == "__main__":
+    write_settings()

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from helpers import ROOT, source
+from helpers.lab import profiles
 from helpers.lab.recipes import Recipes, code_of
 
 SCRIPT = """
@@ -16,7 +17,9 @@ from helpers.lab.recipes import Recipes, code_of
 recipes = Recipes("arn", "mnist", "quick", 0)
 arn = recipes.defense("arn", seen="pp")
 pgd = recipes.attack("pgd", recipes.target())
-print(json.dumps([arn.key, code_of(arn.made), pgd.key, code_of(pgd.made), "torch" in sys.modules]))
+at = recipes.defense("at_own", attack_settings={"eps": 0.3})
+found = [arn.key, code_of(arn.made), pgd.key, code_of(pgd.made), at.key]
+print(json.dumps([*found, "torch" in sys.modules]))
 """
 
 
@@ -33,7 +36,7 @@ def tree(tmp_path):
 
 
 def look(tree):
-    """Key and code of an ARN, then of a PGD, as the source in `tree` has them."""
+    """Key and code of an ARN, then of a PGD, and the key of an AT, as the source in `tree` has them."""
     command = [sys.executable, "-c", SCRIPT]
     answer = subprocess.run(command, cwd=tree, env={"PYTHONPATH": str(tree)}, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -57,7 +60,7 @@ def test_a_changed_default_changes_the_key(tree):
     edit(tree, "defenses/arn.py", "lambda1: float = 0.1", "lambda1: float = 7.0")
     after = look(tree)
     assert before[0] != after[0]
-    assert before[2:] == after[2:]  # the attack on the bare target is the same
+    assert before[2:] == after[2:]  # the attack on the bare target, and other methods, are the same
 
 
 def test_a_changed_loss_changes_the_fingerprint_and_names_what_changed(tree):
@@ -72,7 +75,9 @@ def test_a_changed_network_changes_the_fingerprint(tree):
     before = look(tree)
     edit(tree, "defenses/arn.py", "class Encoder(nn.Module):", "class Encoder(nn.Module):\n    extra = 1\n")
     after = look(tree)
-    assert [name for name in before[1] if before[1][name] != after[1][name]] == ["helpers.defenses.arn.Encoder"]
+    assert [name for name in before[1] if before[1][name] != after[1][name]] == [
+        "helpers.defenses.arn.Encoder"
+    ]
 
 
 def test_a_comment_and_a_docstring_change_nothing(tree):
@@ -112,6 +117,25 @@ def test_an_attack_is_keyed_by_what_it_attacks(recipes):
     assert attack().key == attack(lambda1=0.1).key
 
 
+def test_an_attack_inside_a_training_is_complete_too():
+    def key(**settings):
+        return Recipes("arn", "mnist", "quick", 0).defense("at_own", attack_settings=settings).key
+
+    assert key(eps=0.3) != key(eps=0.2)
+    made = Recipes("arn", "mnist", "quick", 0).defense("at_own", attack_settings={"eps": 0.3}).made
+    inner = made["inner"]["attack_settings"]
+    assert inner["attack"] == "pgd" and inner["settings"]["steps"] == 40
+    assert "helpers.attacks.pgd.pgd" in made["revisions"]
+
+
+def test_a_changed_default_of_an_attack_inside_a_training_changes_the_key(tree):
+    before = look(tree)
+    edit(tree, "attacks/pgd.py", "steps: int = 40", "steps: int = 41")
+    after = look(tree)
+    assert before[4] != after[4]
+    assert before[2] == after[2]  # its profile gives the steps
+
+
 def test_seed_and_profile_are_part_of_the_key(recipes):
     keys = {
         recipes.defense("arn", seen="pp").key,
@@ -132,9 +156,12 @@ def test_seed_and_profile_are_part_of_the_key(recipes):
         (lambda r: r.defense("arn", seen="pq"), "unknown set of seen attacks: 'pq'"),
         (lambda r: r.defense("arn", seen="pp", lamda1=1.0), "method arn has no setting 'lamda1'; it has"),
         (lambda r: r.attack("pgd", None, step=1), "attack pgd has no setting 'step'; it has"),
-        (lambda r: Recipes("arm", "mnist", "quick", 0), "unknown paper: 'arm'; choose one of add, arn, dir, jatp"),
+        (lambda r: Recipes("arm", "mnist", "quick", 0), "unknown paper: 'arm'; choose one of add, arn"),
         (lambda r: Recipes("arn", "mnist", "fast", 0), "unknown profile: 'fast'; choose one of"),
-        (lambda r: Recipes("arn", "svhn", "quick", 0), "unknown data set of paper arn .*: 'svhn'; choose one of mnist"),
+        (
+            lambda r: Recipes("arn", "svhn", "quick", 0),
+            "unknown data set of paper arn .*: 'svhn'; choose one of mnist",
+        ),
     ],
 )
 def test_unknown_names_are_refused_with_the_choices(recipes, call, message):
@@ -144,45 +171,40 @@ def test_unknown_names_are_refused_with_the_choices(recipes, call, message):
 
 # --- the code that made it ---
 
+PINNED = ROOT / "tests" / "fingerprints.json"
 
-def every_recipe():
-    """One recipe of each method and attack of each paper, by the class or function behind it."""
-    from helpers.lab import profiles
+# How the lab turns a recipe into tensors: a change of substance raises FORMAT in helpers/lab/recipes.py.
+LAB = ("natural", "_fresh", "_training_data", "_attacked")
 
-    found = {}
+
+def code_by_user():
+    """{method or attack: fingerprint of its code}, for all that any paper names, and for the lab itself."""
+    found = {"lab.make": source.fingerprint(*(source.find("helpers.lab.make", name) for name in LAB))}
     for paper in profiles.papers():
-        for dataset, spec in profiles.load(paper, "paper").items():
-            recipes = Recipes(paper, dataset, "paper", 0)
-            for name, attack in spec.attacks.items():
-                found.setdefault(f"attacks {attack.attack}", recipes.attack(name, recipes.target()))
-            for name, method in spec.methods.items():
-                network = method.settings.get("network", "")
-                found.setdefault(f"{method.method} {network}".strip(), recipes.defense(name))
-    return found
+        for dataset, spec in profiles.load(paper, profiles.TRUTH).items():
+            recipes = Recipes(paper, dataset, profiles.TRUTH, 0)
+            for name in spec.methods:
+                made = recipes.defense(name).made
+                found.setdefault(made["method"], {}).update(code_of(made))
+    return found | {name: source.fingerprint(source.attack(name)) for name in source.attacks()}
 
 
 def test_a_change_of_substance_needs_a_decision():
-    """Code has changed: raise the `revision` if results depend on it, then write the file again, as the message says."""
-    file = ROOT / "tests" / "fingerprints.json"
-    now = {}
-    for name, recipe in sorted(every_recipe().items()):
-        code = json.dumps(code_of(recipe.made), sort_keys=True)
-        now[name] = {"revision": recipe.made["revision"], "code": source.digest(code)}
-    pinned = json.loads(file.read_text())
-    stale = sorted(name for name in {*now, *pinned} if now.get(name) != pinned.get(name))
-    remedy = (
-        f"the code of {', '.join(stale)} has changed: raise `revision` where results change, then write"
-        f" {file.relative_to(ROOT)} again: python -m tests.test_recipes"
+    """Whoever changes code that makes artifacts raises a revision or not, and confirms it."""
+    users = code_by_user()
+    now = {name: value for code in users.values() for name, value in code.items()}
+    pinned = json.loads(PINNED.read_text())
+    changed = {name for name in {*now, *pinned} if now.get(name) != pinned.get(name)}
+    concerned = sorted(user for user, code in users.items() if changed & set(code))
+    assert not changed, (
+        f"{', '.join(sorted(changed))} changed, which makes {', '.join(concerned)}: raise `revision` where"
+        f" results change, then write {PINNED.relative_to(ROOT)} again: python -m tests.test_recipes"
     )
-    assert not stale, remedy
 
 
 def write_fingerprints():
-    content = {}
-    for name, recipe in sorted(every_recipe().items()):
-        code = json.dumps(code_of(recipe.made), sort_keys=True)
-        content[name] = {"revision": recipe.made["revision"], "code": source.digest(code)}
-    (ROOT / "tests" / "fingerprints.json").write_text(json.dumps(content, indent=1) + "\n")
+    now = {name: value for code in code_by_user().values() for name, value in code.items()}
+    PINNED.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
