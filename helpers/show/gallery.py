@@ -66,9 +66,9 @@ SUITE = {
         "gradient", NEAREST, {"steps": 100, "search_steps": 3, "learning_rate": 0.1, "confidence": 0.0}
     ),
     "ddn": Entry("gradient", NEAREST, {"steps": 50}),
-    "ba": Entry("decisions", NEAREST, {"steps": 2000}),
-    "jsma": Entry("gradient", "few pixels, fully", targeted=True),
-    "lsa": Entry("scores", "few pixels", {"rounds": 40}),
+    "ba": Entry("decisions", NEAREST, {"steps": 1000}),
+    "jsma": Entry("gradient", "few pixels, fully", {"gamma": 0.08}, targeted=True),
+    "lsa": Entry("scores", "few pixels", {"rounds": 8, "candidates": 200}),
     "sta": Entry("gradient", "where pixels are", {"steps": 60}),
     "fwa": Entry("gradient", "where ink is, 0.15 pixels on average", {"eps": 0.15, "steps": 60}),
     "rp2": Entry("gradient", "a sticker of two bars", {"steps": 60, "mask": "bars"}),
