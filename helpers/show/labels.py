@@ -143,6 +143,8 @@ def label(name: object) -> object:
             return label(start) + shown
     if name.endswith("_re"):
         return f"{label(name.removesuffix('_re'))}-re"
+    if name.endswith("-fooling"):
+        return f"{label(name.removesuffix('-fooling'))}, fooling rate"
     start, _, seen = name.rpartition("_")
     if start not in DEFENSES:
         return name
