@@ -81,9 +81,9 @@ def from_path(spec: str, weights: str = "") -> nn.Module:
     return network.to(device()).eval().requires_grad_(False)
 
 
-def check_target(target: nn.Module, x: Tensor) -> None:
-    """ValueError unless `target` maps images `x` (N,C,H,W) to finite logits (N,K)."""
-    logits = _output(target, x, "target")
+def check_target(network: nn.Module, x: Tensor) -> None:
+    """ValueError unless `network` maps images `x` (N,C,H,W) to finite logits (N,K)."""
+    logits = _output(network, x, "target")
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         raise ValueError(
             f"the target must map images {tuple(x.shape)} to logits ({len(x)}, classes), "
@@ -96,8 +96,8 @@ def check_target(target: nn.Module, x: Tensor) -> None:
         )
 
 
-def check_denoiser(denoiser: nn.Module, x: Tensor) -> None:
-    """ValueError unless `denoiser` maps images `x` in [0,1] to images of the same shape, about in [0,1].
+def check_denoiser(network: nn.Module, x: Tensor) -> None:
+    """ValueError unless `network` maps images `x` in [0,1] to images of the same shape, about in [0,1].
 
     A denoiser that subtracts the noise it sees (HGD) overshoots a little; one that works in [-1,1] or 0..255
     is
@@ -106,7 +106,7 @@ def check_denoiser(denoiser: nn.Module, x: Tensor) -> None:
     True they must not.
     """
     with seeded(0):
-        first, second = (_output(denoiser, x, "denoiser") for _ in range(2))
+        first, second = (_output(network, x, "denoiser") for _ in range(2))
     if first.shape != x.shape:
         raise ValueError(f"the denoiser must keep the shape {tuple(x.shape)}, it gave {tuple(first.shape)}")
     low, high = first.min().item(), first.max().item()
@@ -115,7 +115,7 @@ def check_denoiser(denoiser: nn.Module, x: Tensor) -> None:
             f"the denoiser must give images in [0,1], it gave [{low:.4g}, {high:.4g}]: "
             "end it with a sigmoid or a clamp, and keep normalisation inside the target"
         )
-    says, differ = getattr(denoiser, "stochastic", None), not torch.equal(first, second)
+    says, differ = getattr(network, "stochastic", None), not torch.equal(first, second)
     if says is not None and bool(says) != differ:
         raise ValueError(
             f"the denoiser says stochastic={says}, but two passes over the same images "

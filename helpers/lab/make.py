@@ -42,10 +42,10 @@ def natural(images: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _natural(name, split, n, source, folder):
+def _natural(name, split, n, origin, folder):
     """folder: where full sets lie; it decides what is read, though `data.load` finds it by itself."""
-    x, y = data.load(name, split, n=n if source == "sample" else None, source=source)
-    if source == "full":
+    x, y = data.load(name, split, n=n if origin == "sample" else None, source=origin)
+    if origin == "full":
         # The official order is not random (MNIST's first 5000 test digits are harder), so that attacks run on
         # the first images only would judge by another population.
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
