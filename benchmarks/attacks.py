@@ -224,6 +224,7 @@ def pipelines(images):
     jatp = Experiment(paper="jatp", dataset="cifar10", profile="quick", seed=0).defense("jatp")
     return {
         "LeNet-5, adversarially trained": (load_target("lenet5_adv"), *digits, 0.3),
+        "the same, beyond the radius of its training": (load_target("lenet5_adv"), *digits, 0.33),
         "ResNet-18/8, AT": (load_target("resnet18_eighth_at"), *photos, EPS),
         "ResNet-18/8, TRADES": (load_target("resnet18_eighth_trades"), *photos, EPS),
         "JATP, quick, white-box": (white_box(jatp), *photos, EPS),
