@@ -19,8 +19,10 @@ def make(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     x, y = data.load(name, split, source="full")
     # RandomState, not default_rng: NumPy promises that its stream never changes
     random = np.random.RandomState(SEED)
-    by_class = [random.permutation(np.flatnonzero(y == label))[: PER_CLASS[split]]
-                for label in range(len(data.DATASETS[name].classes))]
+    by_class = [
+        random.permutation(np.flatnonzero(y == label))[: PER_CLASS[split]]
+        for label in range(len(data.DATASETS[name].classes))
+    ]
     chosen = np.concatenate([random.permutation(run) for run in np.stack(by_class, axis=1)])
     images = (x[chosen] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return images.squeeze(-1) if images.shape[-1] == 1 else images, y[chosen].byte().numpy()

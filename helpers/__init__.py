@@ -2,7 +2,8 @@
 
 The flow, and where each step lives; each wing imports only from those before it::
 
-    data, losses, ledger ─► networks ─► threats, training ─► attacks ─► defenses ─► lab ─► measure ─► run ─► show
+    data, losses, ledger ─► networks ─► threats, training ─► attacks
+        ─► defenses ─► lab ─► measure ─► run ─► show
 
 Images are float32 tensors in [0,1], NCHW; normalisation lives inside the networks.
 Importing this package is cheap: torch is loaded by the modules that compute.
