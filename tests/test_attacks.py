@@ -13,6 +13,7 @@ import torch
 from conftest import Linear, error
 from torch import nn
 
+from helpers import source
 from helpers.attacks import ATTACKS, attackable, contract, draws, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
@@ -614,6 +615,7 @@ def registry(monkeypatch):
     yield ATTACKS
     for name in set(ATTACKS) - before:
         del ATTACKS[name]
+        source.ELSEWHERE.pop(name, None)
 
 
 def test_an_attack_of_the_users_is_registered_and_keeps_the_contract(registry):
