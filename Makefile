@@ -73,7 +73,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	  echo "$(VENV) is a link, and clearing it would empty what it points to. Remove the link first: rm $(VENV)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv || true
-	$(RUN) -m uv pip install --python $(RUN) --requirement requirements.lock \
+	$(RUN) -m uv pip install --compile-bytecode --python $(RUN) --requirement requirements.lock \
 	  || $(RUN) -m pip install --requirement requirements.lock
 	$(RUN) -m uv pip install --python $(RUN) --no-deps --editable . \
 	  || $(RUN) -m pip install --no-deps --editable .
