@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from helpers.run import notebook, plan, steps
+from helpers.run import notebook, plan
 
 PROFILE = config.get("profile", "quick")
 SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over strings
@@ -36,7 +36,7 @@ rule report:
         f"{PYTHON} -m helpers.run.report {PROFILE} {' '.join(map(str, SEEDS))}"
 
 
-STEPS = steps.steps(RUNS) if ARTIFACTS else []
+STEPS = plan.steps(RUNS) if ARTIFACTS else []
 
 for step in STEPS:
 

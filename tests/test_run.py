@@ -21,7 +21,7 @@ from helpers import ROOT
 from helpers.lab import profiles
 from helpers.run import __main__ as run
 from helpers.run import notebook as file
-from helpers.run import options, plan, pool, reproduce, steps
+from helpers.run import options, plan, pool, reproduce
 
 PARAMETERS = (
     'profile: str = "quick"  # quick | paper\nseed: int = 0\neps: float = 8 / 255  # budget\nmore: list = []'
@@ -465,6 +465,6 @@ def test_artifacts_are_steps_once_each_after_what_they_are_made_from():
     }
     needs = [frozenset(json.dumps(one) for one in some) for some in ([defense], [defense, attack])]
     runs = [plan.Run(f"{i}", None, None, {}, None, some) for i, some in enumerate(needs)]
-    first, second = sorted(steps.steps(runs), key=lambda step: len(step.after))
+    first, second = sorted(plan.steps(runs), key=lambda step: len(step.after))
     assert json.loads(first.asked) == defense and first.wanted_by == {"0", "1"} and first.after == ()
     assert json.loads(second.asked) == attack and second.wanted_by == {"1"} and second.after == (first.name,)

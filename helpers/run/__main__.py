@@ -16,9 +16,6 @@ from helpers import ROOT, write_atomically
 from helpers.run import notebook as file
 from helpers.run.options import Parser
 
-# ipykernel warns, for every kernel, that it listens on the loopback interface.
-KERNEL_ARGUMENTS = ["--log-level=50"]
-
 
 def execute(notebook: Path, output: Path, values: dict) -> str | None:
     """Run `notebook` with the parameters `values` into `output`; -> the failure in words, if any."""
@@ -30,6 +27,7 @@ def execute(notebook: Path, output: Path, values: dict) -> str | None:
     from tqdm.auto import tqdm  # noqa: F401  (before its bars are switched off: papermill's own stays)
 
     os.environ["TQDM_DISABLE"] = "1"  # for the kernel, whose bars would end up in the outputs
+    bar = {"desc": notebook.stem, "leave": False, "disable": None}  # None: on terminals only
     failed, failure = output.with_suffix(".failed.ipynb"), None
     part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
     try:
@@ -40,12 +38,8 @@ def execute(notebook: Path, output: Path, values: dict) -> str | None:
                 values,
                 kernel_name="python3",
                 cwd=notebook.parent,
-                progress_bar={
-                    "desc": notebook.stem,
-                    "leave": False,
-                    "disable": None,
-                },  # None: on terminals only
-                extra_arguments=KERNEL_ARGUMENTS,
+                progress_bar=bar,
+                extra_arguments=["--log-level=50"],  # ipykernel warns that it listens on the loopback
             )
         except PapermillExecutionError as error:
             failure = f"{error.ename}: {error.evalue}"
@@ -99,9 +93,8 @@ def main():
         print(f"{args.notebook} interrupted", file=sys.stderr)
         sys.exit(130)
     if failure:
-        sys.exit(
-            f"{args.notebook} failed: {failure}\nwith its traceback: {output.with_suffix('.failed.ipynb')}"
-        )
+        traceback = output.with_suffix(".failed.ipynb")
+        sys.exit(f"{args.notebook} failed: {failure}\nwith its traceback: {traceback}")
     if args.output is None:
         keep(output, args.notebook)
 

@@ -28,17 +28,14 @@ class Parameter(NamedTuple):
 
 def parameters(notebook: Path) -> dict[str, Parameter]:
     """{name: Parameter} of the cell with papermill's tag "parameters"; empty without one."""
+    tagged = (cell for cell in _cells(notebook) if "parameters" in cell["metadata"].get("tags", []))
+    source = "".join(next(tagged, {"source": []})["source"])
     found = {}
-    for cell in _cells(notebook):
-        if "parameters" not in cell["metadata"].get("tags", []):
-            continue
-        source = "".join(cell["source"])
-        lines = source.splitlines()
-        for node in ast.parse(source).body:
-            comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip(" #;")
-            if isinstance(node, ast.AnnAssign):
-                name, annotation = node.target.id, ast.unparse(node.annotation)
-                found[name] = Parameter(annotation, _default(node.value), comment)
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign):
+            line = source.splitlines()[node.end_lineno - 1].encode()
+            comment = line[node.end_col_offset :].decode().strip(" #;")
+            found[node.target.id] = Parameter(ast.unparse(node.annotation), _value(node.value), comment)
     return found
 
 
@@ -52,7 +49,7 @@ def value(text: str, parameter: Parameter, name: str) -> Any:
     elif wanted is float:
         read = _number(text)
     else:
-        read = _literal(text)
+        read = _value(text)
     if wanted is not None and type(read) is not wanted:
         raise ValueError(f"{name}={text}: a value of type {parameter.type}, such as {parameter.default!r}")
     if name == "profile" and read not in PROFILES:
@@ -115,9 +112,8 @@ def smaller(png: str) -> str:
     if picture.mode == "P":
         return png
     # Refined by k-means the palette serves photographs, too; dithering would look like an attack's noise.
-    palette = picture.convert("RGB").quantize(
-        256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE
-    )
+    method = Image.Quantize.MEDIANCUT
+    palette = picture.convert("RGB").quantize(256, method, kmeans=1, dither=Image.Dither.NONE)
     after = io.BytesIO()
     palette.save(after, "PNG", optimize=True)
     return base64.b64encode(after.getvalue()).decode() if len(after.getvalue()) < len(before) else png
@@ -131,9 +127,8 @@ def _helpers():
         if file.suffix not in (".py", ".csv", ".yaml", ".j2") or name.startswith("helpers/run/"):
             continue
         text = file.read_text(encoding="utf-8")
-        hashes[name] = hashlib.sha256(
-            (ast.dump(ast.parse(text)) if file.suffix == ".py" else text).encode()
-        ).hexdigest()
+        content = ast.dump(ast.parse(text)) if file.suffix == ".py" else text
+        hashes[name] = hashlib.sha256(content.encode()).hexdigest()
     return hashes
 
 
@@ -141,19 +136,12 @@ def _cells(notebook):
     return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
 
 
-def _default(node):
-    """The value of a default; arithmetic such as 8/255 is left as it is written."""
+def _value(written):
+    """The value of a literal, a text or an expression; all else, such as 8/255, as it is written."""
     try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
-
-
-def _literal(text):
-    try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(written)
     except (ValueError, SyntaxError):
-        return text
+        return written if isinstance(written, str) else ast.unparse(written)
 
 
 def _number(text):

@@ -10,9 +10,7 @@ import re
 from helpers import ROOT
 
 # The top level of this file are the profiles.
-PROFILES = re.findall(
-    r"^(\w+):", (ROOT / "helpers" / "lab" / "profiles.yaml").read_text(), flags=re.MULTILINE
-)
+PROFILES = re.findall(r"^(\w+):", (ROOT / "helpers/lab/profiles.yaml").read_text(), flags=re.MULTILINE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,11 +24,9 @@ def parser(description: str) -> Parser:
     """A parser of the four variables."""
     result = Parser(description=description)
     result.add_argument("--profile", type=profile, default="quick", help=f"one of {', '.join(PROFILES)}")
-    result.add_argument("--seeds", type=seeds, default=[0], help="one or more, such as 0,1,2")
-    result.add_argument("--cores", type=cores, default=cores(""), help="notebooks at a time, one core each")
-    result.add_argument(
-        "--only", type=only, default=[], help='notebooks by their first letters, such as "22 23"'
-    )
+    result.add_argument("--seeds", type=seeds, default="0", help="one or more, such as 0,1,2")
+    result.add_argument("--cores", type=cores, default="", help="notebooks at a time, one core each")
+    result.add_argument("--only", type=only, default="", help='notebooks by their first letters, "22 23"')
     return result
 
 
@@ -45,19 +41,18 @@ def seeds(text: str) -> list[int]:
     """Whole numbers, separated by commas or spaces."""
     found = _words(text)
     if not found or not all(re.fullmatch(r"\d+", one) for one in found):
-        raise argparse.ArgumentTypeError(
-            f"SEEDS={text}: one or more whole numbers from 0 on, such as 0 or 0,1,2"
-        )
+        raise argparse.ArgumentTypeError(f"SEEDS={text}: whole numbers from 0 on, such as 0 or 0,1,2")
     return list(dict.fromkeys(map(int, found)))
 
 
 def cores(text: str) -> int:
     """How many notebooks at a time; without a number as many as there are cores, at most four."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not text:
-        return min(4, _available())
+        return min(4, available)
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(
-            f"CORES={text}: how many notebooks at a time, from 1 on; this machine has {_available()} cores"
+            f"CORES={text}: how many notebooks at a time, from 1 on; this machine has {available} cores"
         )
     return int(text)
 
@@ -68,18 +63,12 @@ def only(text: str) -> list[str]:
     for one in _words(text):
         if not any(name.startswith(one.partition(".")[0]) for name in names):
             numbers = ", ".join(name[:2] for name in names)
-            raise argparse.ArgumentTypeError(
-                f"ONLY={text}: no notebook begins with {one}; there are {numbers}"
-            )
+            raise argparse.ArgumentTypeError(f"ONLY={text}: none begins with {one}; there are {numbers}")
     return _words(text)
 
 
 def _words(text):
-    return re.split(r"[,\s]+", text.strip(", \t\n")) if text.strip(", \t\n") else []
-
-
-def _available():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return text.replace(",", " ").split()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ begin with a digit.  Beyond quick, one whose parameters say `dataset: str = "mni
 run for each of these data sets.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -14,10 +15,8 @@ from helpers import ROOT
 from helpers.run import notebook as file
 from helpers.run import options
 
-TIMES = Path(__file__).with_name("times.json")  # {profile: {name of a run: seconds}}
-NEEDS = Path(__file__).with_name(
-    "needs.json"
-)  # {notebook: what it asks `Experiment` for in the profile quick}
+# {profile: {name of a run: seconds}}, and {notebook: what it asks `Experiment` for in the profile quick}
+TIMES, NEEDS = (Path(__file__).with_name(name) for name in ("times.json", "needs.json"))
 
 
 @dataclass(frozen=True)
@@ -55,32 +54,57 @@ class Run:
         return [python, "-m", "helpers.run", str(self.notebook), str(self.output), *values]
 
 
-def runs(
-    profile: str, seeds: list[int] = (0,), only: list[str] = (), folder: Path | None = None
-) -> list[Run]:
+@dataclass(frozen=True)
+class Step:
+    """One artifact that runs ask for, for a cluster to make before them.
+
+    name: a hash of what is asked for.
+    asked: that, as JSON; `python -m helpers.lab` understands it.
+    wanted_by: names of the runs.
+    after: names of the steps that make what this one is made from.
+    """
+
+    name: str
+    asked: str
+    wanted_by: frozenset[str]
+    after: tuple[str, ...]
+
+
+def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Run]:
     """What `profile` runs with these seeds, in the order of the notebooks.
 
     only: what the names of the wanted ones begin with; empty: all.
-    folder: of the notebooks; `notebooks/` by default.
     """
     times, needs = read(TIMES).get(profile, {}), read(NEEDS)
     found = []
-    for notebook in sorted((folder or ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    for notebook in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         parameters = file.parameters(notebook)
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
         default, *others = datasets(parameters)
         for dataset in [default] if profile == "quick" else [default, *others]:
             for seed in seeds:
                 name = notebook.stem + (f".{dataset}" if dataset != default else "")
                 values = {"profile": profile, "seed": seed} | ({"dataset": dataset} if others else {})
-                values = {
-                    n: v for n, v in values.items() if n not in parameters or v != parameters[n].default
-                }
+                values = {n: v for n, v in values.items() if v != defaults.get(n)}
                 full = name + (f".seed{seed}" if seed else "")
                 output = ROOT / "reports" / profile / f"{full}.ipynb"
                 asked = [_moved(need, {default: dataset}, seed) for need in needs.get(notebook.stem, [])]
                 asked = frozenset(json.dumps(need, sort_keys=True) for need in asked)
                 found.append(Run(full, notebook, output, values, times.get(name), asked))
     return [run for run in found if not only or run.name.startswith(tuple(only))]
+
+
+def steps(planned: list[Run]) -> list[Step]:
+    """What the runs ask for, each artifact once, whoever asks."""
+    wanted = sorted({need for run in planned for need in run.needs})
+    names = {need: hashlib.sha256(need.encode()).hexdigest()[:12] for need in wanted}
+    found = []
+    for need in wanted:
+        wanted_by = frozenset(run.name for run in planned if need in run.needs)
+        # A need is written with sorted keys, so what it is made from stands in it word for word.
+        after = tuple(names[other] for other in wanted if other in need and other != need)
+        found.append(Step(names[need], need, wanted_by, after))
+    return found
 
 
 def datasets(parameters: dict[str, file.Parameter]) -> list:
@@ -121,25 +145,16 @@ def told(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def total(planned: list[Run]) -> str:
-    """The sum of the recorded times in words, and how many are unknown."""
-    known = [run.seconds for run in planned if run.seconds is not None]
-    unknown = len(planned) - len(known)
-    if not known:
-        return told(None)
-    return told(sum(known)) + (f" and {unknown} notebooks of unknown time" if unknown else "")
-
-
 def main():
-    args = options.parser(
-        "Print which notebooks a profile runs, and how long each is expected to take."
-    ).parse_args()
+    args = options.parser("Print which notebooks a profile runs, and how long each should take.").parse_args()
     planned = runs(args.profile, args.seeds, args.only)
     for run in planned:
         print(f"{run.name:<48} {told(run.seconds):>12}{'  done' if run.is_done() else ''}")
-    print(
-        f"{len(planned)} notebooks, {total(planned)} of one core from nothing; CORES={args.cores} at a time."
-    )
+    known = [run.seconds for run in planned if run.seconds is not None]
+    total = told(sum(known) if known else None)
+    if 0 < len(known) < len(planned):
+        total += f" and {len(planned) - len(known)} notebooks of unknown time"
+    print(f"{len(planned)} notebooks, {total} of one core from nothing; CORES={args.cores} at a time.")
 
 
 if __name__ == "__main__":

@@ -41,15 +41,16 @@ def work(jobs: list[Job], cores: int, ended: Callable[[Job, float, str | None], 
                 job = _next(waiting, list(running), made)
                 waiting.remove(job)
                 running[job] = _Process(job)
-                display.show(waiting, running)
+                display.show(waiting, running, started=True)
             time.sleep(0.2)
             for job, process in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[job]
                 made |= job.needs
-                output = None if process.succeeded else process.output()
-                failed += [job] if output is not None else []
+                output = process.output() if process.returncode else None
+                if process.returncode:
+                    failed.append(job)
                 display.finished(job, process.seconds, output)
                 ended(job, process.seconds, output)
             display.show(waiting, running)
@@ -78,46 +79,31 @@ def _next(waiting, running, made):
     return min(waiting, key=lambda job: (is_held_up(job), -(unknown if job.seconds is None else job.seconds)))
 
 
-class _Process:
+class _Process(subprocess.Popen):
     """A job that runs; what it prints is kept."""
 
     def __init__(self, job):
-        environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | os.environ | job.environment
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process is of interest)
         self._started = time.monotonic()
-        self._process = subprocess.Popen(
-            job.command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._printed,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
+        environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | os.environ | job.environment
+        streams = {"stdin": subprocess.DEVNULL, "stdout": self._printed, "stderr": subprocess.STDOUT}
+        super().__init__(job.command, env=environment, **streams)
 
     @property
     def seconds(self):
         return time.monotonic() - self._started
 
-    @property
-    def succeeded(self):
-        return self._process.returncode == 0
-
-    def poll(self):
-        return self._process.poll()
-
     def output(self):
         self._printed.seek(0)
         return self._printed.read().decode(errors="replace").strip()
 
-    def terminate(self):
-        self._process.terminate()
-
     def end(self):
         """Wait for the end of a terminated process, but not for long."""
         try:
-            self._process.wait(timeout=10)
+            self.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
+            self.wait()
 
 
 class _Display:
@@ -127,7 +113,6 @@ class _Display:
         self.jobs, self.cores = jobs, cores
         self.done, self.expected, self.taken = 0, 0.0, 0.0
         self.terminal = sys.stdout.isatty()
-        self.announced = set()
 
     def finished(self, job, seconds, output):
         self.clear()
@@ -140,16 +125,14 @@ class _Display:
         if output:
             print(output, file=sys.stderr, flush=True)
 
-    def show(self, waiting, running):
+    def show(self, waiting, running, started=False):
+        """started: whether a job has just begun, which is told where there is no terminal, too."""
         names = ", ".join(job.name for job in running)
-        left = self._left(waiting, running)
+        line = f"{self.done} of {len(self.jobs)} done, {self._left(waiting, running)}, running: {names}"
         if self.terminal:
-            line = f"{self.done} of {len(self.jobs)} done · {left} · running: {names}"
-            width = os.get_terminal_size().columns - 1
-            print(f"\r\033[K{line[:width]}", end="", flush=True)
-        elif names and set(running) - self.announced:
-            self.announced |= set(running)
-            print(f"{self.done} of {len(self.jobs)} done, {left}, running: {names}", flush=True)
+            print(f"\r\033[K{line[: os.get_terminal_size().columns - 1]}", end="", flush=True)
+        elif started:
+            print(line, flush=True)
 
     def clear(self):
         if self.terminal:

@@ -22,9 +22,7 @@ def main():
     parser.add_argument("--keep", action="store_true", help="keep the outputs in notebooks/ (quick, seed 0)")
     args = parser.parse_args()
     if args.keep and (args.profile, args.seeds) != ("quick", [0]):
-        parser.error(
-            "notebooks/ holds the outputs of the profile quick with seed 0: no PROFILE or SEEDS here"
-        )
+        parser.error("notebooks/ holds the outputs of quick with seed 0: no PROFILE or SEEDS here")
     os.chdir(ROOT)
     folder = ROOT / "reports" / args.profile
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,13 +62,7 @@ def reproduce(args) -> int:
     report.build(args.profile, everything)
     for run in waiting.values():
         run.asked.unlink(missing_ok=True)
-    jobs = [
-        pool.Job(
-            run.name, run.command(sys.executable), run.seconds, run.needs, {"NEEDS_FILE": str(run.asked)}
-        )
-        for run in waiting.values()
-    ]
-    failed = pool.work(jobs, args.cores, ended)
+    failed = pool.work([_job(run) for run in waiting.values()], args.cores, ended)
     if args.keep:
         keep([run for run in planned if run.name not in {job.name for job in failed}])
     report.build(args.profile, everything)
@@ -78,9 +70,14 @@ def reproduce(args) -> int:
     if failed:
         names = ", ".join(job.name for job in failed)
         print(f"Not finished: {names} failed. The next `make reproduce` goes on from here. See {page}.")
-        return 1
-    print(f"Done. Open {page} in a browser.")
-    return 0
+    else:
+        print(f"Done. Open {page} in a browser.")
+    return bool(failed)
+
+
+def _job(run):
+    noting = {"NEEDS_FILE": str(run.asked)}
+    return pool.Job(run.name, run.command(sys.executable), run.seconds, run.needs, noting)
 
 
 def keep(done: list[plan.Run]) -> None:
@@ -89,20 +86,18 @@ def keep(done: list[plan.Run]) -> None:
     for run in done:
         one.keep(run.output, run.notebook)
         needs[run.notebook.stem] = asked(run.asked)
-    lists = (f"{json.dumps(name)}: [\n{_lines(needs[name])}\n]" for name in sorted(needs))
-    _write(plan.NEEDS, "{\n" + ",\n".join(lists) + "\n}\n")
-
-
-def _lines(needs):
-    return ",\n".join(json.dumps(need, sort_keys=True, ensure_ascii=False) for need in needs)
+    lines = {  # one a need, so that git shows what has changed
+        name: ",\n".join(json.dumps(need, sort_keys=True, ensure_ascii=False) for need in needs[name])
+        for name in sorted(needs)
+    }
+    lists = ",\n".join(f"{json.dumps(name)}: [\n{those}\n]" for name, those in lines.items())
+    _write(plan.NEEDS, f"{{\n{lists}\n}}\n")
 
 
 def asked(noted) -> list[dict]:
     """What a run noted that it asks for: each artifact once, in an order that does not depend on the run."""
     lines = noted.read_text(encoding="utf-8").splitlines() if noted.exists() else []
-    return [
-        json.loads(line) for line in sorted({json.dumps(json.loads(line), sort_keys=True) for line in lines})
-    ]
+    return [json.loads(line) for line in sorted(set(lines))]
 
 
 def record(profile: str, run: plan.Run, seconds: float, from_nothing: bool) -> None:
