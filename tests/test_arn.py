@@ -16,6 +16,7 @@ from helpers.defenses.arn import (
     Generator,
     ImageDiscriminator,
     ReleasedARN,
+    draw,
     eq5_as_printed,
     gradient_penalty,
     squared_error,
@@ -26,11 +27,13 @@ PARTS = ("encoder", "generator", "attack_discriminator", "image_discriminator")
 
 
 def arn(method=ARN, **settings):
-    """A tiny ARN in double precision; the same weights in every call.
+    """A tiny ARN in double precision, by default of Eq. 1-6 to the letter; the same weights in every call.
 
     They are larger than the published start, under which all inputs look alike to the discriminators.
     """
     torch.manual_seed(0)
+    if method is ARN:
+        settings = {"natural_domain": False} | settings
     method = method(width=0.03, **settings).double()
     for module in method.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -182,6 +185,34 @@ def test_eq3_normalisation_is_per_attack(forward):
     assert method.loss_nor(torch.cat(codes), SEEN).item() == pytest.approx(expected)
 
 
+def test_eq3_of_the_released_code_is_that_of_each_images_own_gaussian(forward):
+    method, _, codes, _ = forward
+    mean, log_variance = torch.cat(codes), torch.randn(SEEN * BATCH, codes[0].shape[1]).double()
+    expected = 0
+    for row, logs in zip(mean.tolist(), log_variance.tolist(), strict=True):
+        expected += sum(0.5 * (m**2 + exp(v) - 1 - v) for m, v in zip(row, logs, strict=True)) / SEEN / BATCH
+    assert method.loss_nor(mean, SEEN, log_variance).item() == pytest.approx(expected)
+
+
+def test_under_the_prior_posterior_codes_are_drawn_in_training_only():
+    method, data = arn(prior="posterior").eval(), batch()
+    assert torch.equal(method.encode(data["natural"]), method.encoder(data["natural"])[0])
+    torch.manual_seed(3)
+    codes, mean, log_variance = draw(method.encoder, data["natural"])
+    torch.manual_seed(3)
+    torch.testing.assert_close(codes, mean + log_variance.exp().sqrt() * torch.randn_like(mean))
+    got, reported = updates(arn(prior="posterior"), data)
+    head = got["encoder"]["encoder.log_variance.weight"]
+    assert head.abs().max() > 0 and all(loss.isfinite() for loss in reported.values())
+    codes, mean, log_variance = draw(arn().encoder, data["natural"])
+    assert codes is mean and log_variance is None
+
+
+def test_an_unknown_prior_is_an_error_with_the_choices():
+    with pytest.raises(ValueError, match="moments, posterior; got 'kl'"):
+        ARN(width=0.02, prior="kl")
+
+
 def test_eq4_is_summed_over_attacks(forward):
     method, data, _, restored = forward
     expected = sum(((r - data["natural"]) ** 2).sum().item() / BATCH for r in restored)
@@ -320,8 +351,9 @@ def test_the_denoiser_is_the_generator_after_the_encoder():
 
 
 @pytest.mark.parametrize("method", [ARN, ReleasedARN])
-def test_with_the_natural_domain_the_natural_images_are_one_more_attack(method):
-    one = arn(method, **({"natural_domain": True} if method is ARN else {}))
+def test_by_default_the_natural_images_are_one_more_attack(method):
+    """Section 4.2: seen attacks "together with natural examples"; the released code has three domains."""
+    one = method(width=0.03).double()
     assert one.attack_discriminator(torch.zeros(1, one.encoder.code_size).double()).shape == (1, 3)
 
 

@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers.defenses.arn import CodeClassifier, Encoder, Generator, ImageDiscriminator
+from helpers.defenses.arn import (
+    CodeClassifier,
+    Encoder,
+    Generator,
+    ImageDiscriminator,
+    draw,
+    is_posterior,
+    prior_kl,
+)
 from helpers.defenses.base import Denoiser, ablated, adam, descend, detached, domain_labels, stacked
-from helpers.losses import cross_entropy_to, deceive_loss, moment_kl, posterior_kl, real_fake_loss
+from helpers.losses import cross_entropy_to, deceive_loss, real_fake_loss
 from helpers.training import Optimizers, Tensors
-
-PRIORS = ("posterior", "moments")
 
 
 class ADD(Denoiser):
@@ -40,8 +46,10 @@ class ADD(Denoiser):
     Raises ValueError for an unknown prior or term, or another image size.
 
     The paper gives neither optimiser nor C's layers nor the kernel's bandwidth: here ARN's optimiser,
-    layers like D_P's, and the median distance (`mmd`).  Losses are means over the batch, and
-    L_mse is a mean over pixels as its name says, though the formula beside it is a sum.
+    layers like D_P's, and the median distance (`mmd`).  Its Table 4 lists no normalisation; encoder and
+    generator have ARN's BatchNorm here, since the same authors' code for these layers has it.  Losses are
+    means over the batch, and L_mse is a mean over pixels as its name says, though the formula beside it is a
+    sum.
     """
 
     learns_from = ("natural", "adversarial", "label")
@@ -61,14 +69,12 @@ class ADD(Denoiser):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        if prior not in PRIORS:
-            raise ValueError(f"prior is one of {', '.join(PRIORS)}; got {prior!r}")
         lambda1, lambda2, lambda3, self.theta = (base**e for e in exponents)
         weights = {"mmd": 1.0, "prior": lambda1, "perturbation": lambda2, "class": lambda3, "adv": 1.0}
         self.weights = ablated(weights, without)
-        self.learning_rate, self.prior, self.natural_domain = learning_rate, prior, natural_domain
-        self.domains = seen + 1 if natural_domain else seen
-        self.encoder = Encoder(width, in_channels, image_size, variational=prior == "posterior")
+        self.learning_rate, self.natural_domain = learning_rate, natural_domain
+        self.domains = seen + natural_domain
+        self.encoder = Encoder(width, in_channels, image_size, variational=is_posterior(prior))
         self.generator = Generator(width, in_channels, image_size)
         self.image_discriminator = ImageDiscriminator(width, in_channels, image_size)
         self.perturbation_discriminator = CodeClassifier(self.domains, width, self.encoder.code_size)
@@ -80,8 +86,7 @@ class ADD(Denoiser):
 
     def encode(self, x: Tensor) -> Tensor:
         """The PIR of images (N,C,S,S): codes (N,D), the mean where codes are random."""
-        code = self.encoder(x)
-        return code[0] if self.prior == "posterior" else code
+        return self.encoder.code(x)
 
     # The losses.  `codes` holds the K domains one after the other: (K·B,D).
 
@@ -104,9 +109,7 @@ class ADD(Denoiser):
 
     def loss_prior(self, mean: Tensor, log_variance: Tensor | None) -> Tensor:
         """Eq. 3: ℒ_g = 1/K Σ_k KL(P_k ‖ N(0,I)); `log_variance` is None for the prior "moments"."""
-        if log_variance is None:
-            return torch.stack([moment_kl(code) for code in mean.chunk(self.domains)]).mean()
-        return posterior_kl(mean, log_variance) / len(mean)
+        return prior_kl(mean, log_variance, self.domains)
 
     def loss_class(self, codes: Tensor, label: Tensor) -> Tensor:
         """Eq. 4: ℒ_c = −Σ_k Y · log soft(C(E(X_k))); label (K·B,)."""
@@ -142,13 +145,7 @@ class ADD(Denoiser):
         wanted = batch.get("wanted", natural).repeat(self.domains, 1, 1, 1)
         label = batch["label"].repeat(self.domains)
 
-        # In full precision under autocast too: the losses take distances, logarithms and sums of these.
-        if self.prior == "posterior":
-            mean, log_variance = (head.to(natural.dtype) for head in self.encoder(x))
-            codes = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        else:
-            mean, log_variance = self.encoder(x).to(natural.dtype), None
-            codes = mean
+        codes, mean, log_variance = draw(self.encoder, x)
         restored = self.generator(codes).to(natural.dtype)
 
         mse = self.loss_mse(restored, wanted)

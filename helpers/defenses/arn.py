@@ -19,6 +19,7 @@ from helpers.networks.scaling import scaled
 from helpers.training import Optimizers, Tensors
 
 TERMS = ("att", "nor", "adv")
+PRIORS = ("moments", "posterior")
 
 
 # The networks, which are those of ADD-Defense, too (its Appendix C.3, Table 4).
@@ -26,7 +27,7 @@ TERMS = ("att", "nor", "adv")
 # Five stride-2 convolutions with 4×4 kernels cannot take a 28×28 image down to 1×1 and back;
 # ARN's released code uses a 2×2 kernel in the second layer for it, and so do we: 28 → 14 → 8 →
 # 4 → 2 → 1.  A 32×32 image needs no such change.  Batch normalisation in encoder and generator
-# follows ARN's released code (ADD's table does not list it).
+# follows ARN's released code; ADD's table lists none, and has no code: a deviation of ours (see `ADD`).
 
 # side of the image -> kernel of the second convolution (of the last but one in the generator)
 SECOND_KERNEL = {28: 2, 32: 4}
@@ -58,6 +59,10 @@ class Encoder(nn.Module):
         features = self.features(2 * x - 1)
         mean = self.mean(features).flatten(1)
         return mean if self.log_variance is None else (mean, self.log_variance(features).flatten(1))
+
+    def code(self, x: Tensor) -> Tensor:
+        """The code alone, (N,D): the mean where the output is a pair."""
+        return self.mean(self.features(2 * x - 1)).flatten(1)
 
 
 class Generator(nn.Module):
@@ -135,11 +140,14 @@ class ARN(Denoiser):
     in_channels, image_size: C, and S, 28 or 32.
     learning_rate: of Adam, for all four.
     lambda1, lambda2, theta: weights of Eq. 7 and 8 (Section 4.1, MNIST).
-    natural_domain: natural images are encoded too, as one more "attack" in every sum.  Eq. 1-6 encode
-        attacked images only; Section 4.2 uses them "together with natural examples", which can
-        be read either way.
+    natural_domain: natural images are one more "attack" in every sum: Section 4.2 trains on adversarial
+        images "together with natural examples", and so does the released code.  False: Eq. 1-6 to the letter.
+    prior: what Eq. 3 takes for P_k, which the paper calls "the feature distribution of each type of attack".
+        "moments": codes are not random (as everywhere in the paper), and P_k is the diagonal Gaussian with
+        the moments of the attack's codes in the batch; fitting it by its moments is ours.  "posterior": the
+        released code's, each image is mapped to a Gaussian from which its code is drawn, and P_k is that one.
     without: ablation, any of "att", "nor", "adv": those losses are left out of Eq. 7 and 8.
-    Raises ValueError for an unknown term, or another image size.
+    Raises ValueError for an unknown prior or term, or another image size.
 
     Images are compared in [0,1].  Where the paper sums over the N images of an attack (all but
     Eq. 3) the losses here are means over the batch, so that the weights do not depend on its size.
@@ -155,56 +163,57 @@ class ARN(Denoiser):
         lambda1: float = 0.1,
         lambda2: float = 0.01,
         theta: float = 0.1,
-        natural_domain: bool = False,
+        natural_domain: bool = True,
+        prior: str = "moments",
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
         weights = ablated({"att": lambda1, "nor": lambda2, "adv": theta}, without)
         self.lambda1, self.lambda2, self.theta = (weights.get(term, 0.0) for term in TERMS)
         self.learning_rate, self.natural_domain = learning_rate, natural_domain
-        self.encoder = Encoder(width, in_channels, image_size)
+        self.encoder = Encoder(width, in_channels, image_size, variational=is_posterior(prior))
         self.generator = Generator(width, in_channels, image_size)
-        domains = seen + 1 if natural_domain else seen
-        self.attack_discriminator = CodeClassifier(domains, width, self.encoder.code_size)
+        self.attack_discriminator = CodeClassifier(seen + natural_domain, width, self.encoder.code_size)
         self.image_discriminator = ImageDiscriminator(width, in_channels, image_size)
         self.to(memory_format=torch.channels_last)  # faster, and the same function
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.generator(self.encoder(x))
+        return self.generator(self.encode(x))
 
-    # The losses.  `codes` holds the K attacks one after the other: (K·B,D); `seen` is K.
+    def encode(self, x: Tensor) -> Tensor:
+        """The AIF of images (N,C,S,S): codes (N,D), the mean where codes are random."""
+        return self.encoder.code(x)
 
-    def loss_attack_discriminator(self, codes: Tensor, seen: int) -> Tensor:
+    # The losses.  `codes` holds the K domains one after the other: (K·B,D).
+
+    def loss_attack_discriminator(self, codes: Tensor, domains: int) -> Tensor:
         """Eq. 1: ℒ_DA = −1/K Σ_k Y_k · log σ(D_A(E(X̃_k))), the discriminator names the attack."""
-        return F.cross_entropy(self.attack_discriminator(codes), domain_labels(codes, seen))
+        return F.cross_entropy(self.attack_discriminator(codes), domain_labels(codes, domains))
 
-    def loss_att(self, codes: Tensor, seen: int) -> Tensor:
+    def loss_att(self, codes: Tensor, domains: int) -> Tensor:
         """Eq. 2: ℒ_att = −1/K Σ_k (1/K,…,1/K) · log σ(D_A(E(X̃_k))), the encoder confuses it."""
-        return cross_entropy_to(self.attack_discriminator(codes), codes.new_full((seen,), 1 / seen))
+        return cross_entropy_to(self.attack_discriminator(codes), codes.new_full((domains,), 1 / domains))
 
-    def loss_nor(self, codes: Tensor, seen: int) -> Tensor:
-        """Eq. 3: ℒ_nor = 1/K Σ_k KL(P_k ‖ N(0,I)).
+    def loss_nor(self, mean: Tensor, domains: int, log_variance: Tensor | None = None) -> Tensor:
+        """Eq. 3: ℒ_nor = 1/K Σ_k KL(P_k ‖ N(0,I)); `log_variance` for the prior "posterior"."""
+        return prior_kl(mean, log_variance, domains)
 
-        The paper does not say how P_k, the distribution of attack k's features, is taken: here it
-        is the diagonal Gaussian with the batch's moments.
-        """
-        return torch.stack([moment_kl(code) for code in codes.chunk(seen)]).mean()
-
-    def loss_mse(self, restored: Tensor, natural: Tensor, seen: int) -> Tensor:
+    def loss_mse(self, restored: Tensor, natural: Tensor, domains: int) -> Tensor:
         """Eq. 4: ℒ_mse = Σ_k ‖G(E(X̃_k)) − X‖²; both (K·B,C,S,S)."""
-        return seen * squared_error(restored, natural)
+        return domains * squared_error(restored, natural)
 
-    def loss_image_discriminator(self, natural: Tensor, restored: Tensor, seen: int) -> Tensor:
+    def loss_image_discriminator(self, natural: Tensor, restored: Tensor, domains: int) -> Tensor:
         """Eq. 5 in its bounded form: −Σ_k [log D_I(X) + log(1 − D_I(G(E(X̃_k))))].
 
         As printed the paper minimises Σ_k [log D_I(G(E(X̃_k))) + log(1 − D_I(X))]: the same
         direction, but with no lower bound (`eq5_as_printed` below).
         """
-        return seen * real_fake_loss(self.image_discriminator(natural), self.image_discriminator(restored))
+        real, fake = self.image_discriminator(natural), self.image_discriminator(restored)
+        return domains * real_fake_loss(real, fake)
 
-    def loss_adv(self, restored: Tensor, seen: int) -> Tensor:
+    def loss_adv(self, restored: Tensor, domains: int) -> Tensor:
         """Eq. 6: ℒ_adv = −Σ_k log D_I(G(E(X̃_k)))."""
-        return seen * deceive_loss(self.image_discriminator(restored))
+        return domains * deceive_loss(self.image_discriminator(restored))
 
     def optimizers(self) -> Optimizers:
         parts = ("encoder", "generator", "attack_discriminator", "image_discriminator")
@@ -214,21 +223,20 @@ class ARN(Denoiser):
         """Algorithm 1 on a mini-batch: `natural` (B,C,S,S), `adversarial` (B,K,C,S,S)."""
         natural = batch["natural"]
         x = stacked(batch["adversarial"], natural if self.natural_domain else None)
-        seen = len(x) // len(natural)
-        # In full precision under autocast too: the losses take variances and sums of squares of these.
-        codes = self.encoder(x).to(natural.dtype)
+        domains = len(x) // len(natural)
+        codes, mean, log_variance = draw(self.encoder, x)
         restored = self.generator(codes).to(natural.dtype)
 
-        mse = self.loss_mse(restored, natural.repeat(seen, 1, 1, 1), seen)
-        att, nor = self.loss_att(codes, seen), self.loss_nor(codes, seen)
-        adv = self.loss_adv(restored, seen)
+        mse = self.loss_mse(restored, natural.repeat(domains, 1, 1, 1), domains)
+        att, nor = self.loss_att(codes, domains), self.loss_nor(mean, domains, log_variance)
+        adv = self.loss_adv(restored, domains)
         loss_encoder = mse + self.lambda1 * att + self.lambda2 * nor  # Eq. 7
         loss_generator = mse + self.theta * adv  # Eq. 8
         self.update(loss_encoder, loss_generator, optimizers)
 
-        d_attack = self.loss_attack_discriminator(codes.detach(), seen)
+        d_attack = self.loss_attack_discriminator(codes.detach(), domains)
         descend(d_attack, optimizers["attack_discriminator"])
-        d_image = self.loss_image_discriminator(natural, restored.detach(), seen)
+        d_image = self.loss_image_discriminator(natural, restored.detach(), domains)
         descend(d_image, optimizers["image_discriminator"])
         losses = {"mse": mse, "att": att, "nor": nor, "adv": adv, "d_attack": d_attack, "d_image": d_image}
         return detached(losses)
@@ -240,6 +248,33 @@ class ARN(Denoiser):
         loss_generator.backward(inputs=list(self.generator.parameters()))
         optimizers["encoder"].step()
         optimizers["generator"].step()
+
+
+def is_posterior(prior: str) -> bool:
+    """Whether the prior is "posterior"; ValueError for one that is none of `PRIORS`."""
+    if prior not in PRIORS:
+        raise ValueError(f"prior is one of {', '.join(PRIORS)}; got {prior!r}")
+    return prior == "posterior"
+
+
+def draw(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Codes of images (N,C,S,S) for training, drawn where `encoder` is variational, else its output.
+
+    In full precision under autocast too: losses take variances, distances and sums of squares of these.
+    -> codes, mean, log-variance, each (N,D); the log-variance is None where nothing is drawn
+    """
+    if encoder.log_variance is None:
+        mean = encoder(x).to(x.dtype)
+        return mean, mean, None
+    mean, log_variance = (head.to(x.dtype) for head in encoder(x))
+    return mean + torch.randn_like(mean) * (0.5 * log_variance).exp(), mean, log_variance
+
+
+def prior_kl(mean: Tensor, log_variance: Tensor | None, domains: int) -> Tensor:
+    """1/K Σ_k KL(P_k ‖ N(0,I)) for K = `domains` stacked ones; (K·B,D), (K·B,D) or None -> scalar."""
+    if log_variance is None:
+        return torch.stack([moment_kl(code) for code in mean.chunk(domains)]).mean()
+    return posterior_kl(mean, log_variance) / len(mean)
 
 
 def squared_error(restored: Tensor, natural: Tensor) -> Tensor:
@@ -292,10 +327,9 @@ class ReleasedARN(ARN):
             lambda1=0.5,
             lambda2=1e-6,
             theta=0.01,
-            natural_domain=True,
+            prior="posterior",
             without=without,
         )
-        self.encoder = Encoder(width, 3, image_size, variational=True)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
@@ -304,9 +338,11 @@ class ReleasedARN(ARN):
         )
         self.to(memory_format=torch.channels_last)
 
+    def encode(self, x: Tensor) -> Tensor:
+        return super().encode(x.expand(-1, 3, -1, -1))
+
     def forward(self, x: Tensor) -> Tensor:
-        mean, _ = self.encoder(x.expand(-1, 3, -1, -1))
-        return (self.generator(mean) * self.luminance).sum(1, keepdim=True)
+        return (super().forward(x) * self.luminance).sum(1, keepdim=True)
 
     def schedulers(self, optimizers: Optimizers, epochs: int) -> list[LRScheduler]:
         half = [max(1, epochs // 2)]
@@ -323,8 +359,7 @@ class ReleasedARN(ARN):
         label = torch.eye(domains, device=x.device).repeat_interleave(len(natural), 0)
         confused = torch.full_like(label, 1 / domains)
 
-        mean, log_variance = (head.to(natural.dtype) for head in self.encoder(x))
-        codes = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        codes, mean, log_variance = draw(self.encoder, x)
         restored = self.generator(codes).to(natural.dtype)
 
         d_attack = F.binary_cross_entropy_with_logits(self.attack_discriminator(codes.detach()), label)
