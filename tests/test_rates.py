@@ -23,7 +23,9 @@ from helpers.measure.rates import (
     mean_difference,
     passes,
     predict,
+    rate_of,
     right,
+    right_within,
     shares,
     survivors,
     targeted_accuracy,
@@ -55,6 +57,22 @@ def test_an_image_is_broken_if_any_attacker_breaks_it():
     few_too = {"strong": strong, "weak": weak, "few": few}
     assert survivors(few_too).tolist() == [False, False, False]
     assert broken_by_any(few_too) == Rate(3, 3)  # the three that all attackers have
+
+
+def test_of_shares_of_right_passes_the_smallest_is_the_worst_and_no_interval_is_narrower_than_a_rates():
+    shares, votes = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([True, True, False])
+    assert survivors({"one": shares, "other": votes.double()}).tolist() == [1.0, 0.5, 0.0]
+    assert rate_of(votes) == Rate(2, 3) and rate_of(shares).value == pytest.approx(100 * 1.75 / 3)
+    assert rate_of(votes.double()).interval == pytest.approx(Rate(2, 3).interval)
+    assert broken_by_any({"one": shares}).value == pytest.approx(100 - 100 * 1.75 / 3)
+
+
+def test_within_a_radius_only_shorter_changes_count():
+    x, y = bars([0, 1, 2, 3]), torch.tensor([0, 1, 2, 0, 0])  # the last one is misread as it is
+    x_adv = bars([1, 1, 3, 3])  # all but the second and the last broken, by a change of √6
+    assert right_within(Brightest(), x, x_adv, y, 2.5).tolist() == [False, True, False, False]
+    assert right_within(Brightest(), x, x_adv, y, 2.4).tolist() == [True, True, True, False]
+    assert right_within(Brightest(), x, x_adv[:3], y, 2.4).tolist() == [True] * 3
 
 
 def test_withstood_judges_the_images_that_all_attackers_have():
@@ -177,7 +195,7 @@ def test_the_order_of_the_images_is_what_the_gain_rests_on():
     defended, bare = torch.arange(200) < 110, torch.arange(200) < 100
     paired, shuffled = gain(defended, bare), gain(defended, bare.flip(0))
     assert paired.value == shuffled.value == 5
-    assert (gain_verdict(paired), gain_verdict(shuffled)) == ("gains", "no difference seen")
+    assert (gain_verdict(paired), gain_verdict(shuffled)) == ("gains", "undecided")
 
 
 def test_the_gain_of_shares_of_right_passes_is_that_of_answers_where_the_passes_agree_and_surer_where_not():

@@ -11,7 +11,7 @@ from nbformat import v4
 from helpers.run import plan, report
 
 PNG = base64.b64encode(b"\x89PNG a picture").decode()
-TABLE = '<table border="1" class="dataframe"><tr><td>as claimed, broken</td><td>6.0 (4–8)</td></tr></table>'
+TABLE = '<table border="1" class="dataframe"><tr><td>gains, as claimed</td><td>6.0 (4–8)</td></tr></table>'
 
 
 def output(**data):
@@ -77,8 +77,7 @@ def test_another_data_set_or_seed_is_told_by_the_title(folder):
 def test_verdicts_are_marked_and_pandas_borders_go(folder):
     text = page(folder)
     assert (
-        '<span class="verdict as-claimed">as claimed</span> <span class="verdict broken">broken</span>'
-        in text
+        '<span class="verdict gains">gains</span> <span class="verdict as-claimed">as claimed</span>' in text
     )
     assert 'border="1"' not in text and "<style scoped>" not in text
 
@@ -140,7 +139,8 @@ def test_a_widget_is_replaced_by_a_note_in_the_notebook_page(folder):
 
 def test_results_become_verdicts_with_numbers(folder, tmp_path):
     rate = {"value": 6.04, "n": 500, "low": 4.2, "high": 8.5}
-    row = {"id": "arn/t1/<x>", "defense": "arn_pp", "attack": "pgd", "paper": 1.85, "ours": rate}
+    row = {"id": "arn/t1/<x>", "defense": "arn_pp", "attack": "pgd", "paper": 1.85, "ours": rate, "n": 500}
+    gain = {"value": 5.0, "low": 1.2, "high": 9.0}
     content = {
         "notebook": "00_first",
         "profile": "quick",
@@ -150,7 +150,7 @@ def test_results_become_verdicts_with_numbers(folder, tmp_path):
         "versions": {"torch": "2.0"},
         "made": "2026-01-02T03:04:05+00:00",
         "rows": [
-            row | {"adaptive": rate | {"value": 100.0}, "verdict": "as claimed, broken"},
+            row | {"adaptive": rate | {"value": 100.0}, "gain": gain, "verdict": "gains, as claimed"},
             row | {"adaptive": None, "verdict": "a new word"},
             row | {"id": "mine", "paper": None, "adaptive": None, "verdict": ""},
         ],
@@ -161,6 +161,9 @@ def test_results_become_verdicts_with_numbers(folder, tmp_path):
     for part in (
         "6.0 <small>4–8</small>",
         "100.0 <small>",
+        "+5.0 <small>+1 to +9</small>",
+        ">500</td>",
+        "right on more images",
         "1.9</td>",
         "a new word</span> 1",
         "an abacus",

@@ -1,5 +1,7 @@
 """Tables: cells with intervals, labels instead of keys, long ones folded."""
 
+import torch
+
 from helpers.lab import Experiment
 from helpers.measure.comparison import Comparison
 from helpers.measure.rates import Rate, Score
@@ -13,11 +15,10 @@ def test_cells_carry_their_interval():
     assert tables.percent(3.14159) == "3.1" and tables.percent(None) == "–" == tables.points(None)
     score = Score(-4.6, (-9.2, 0.4), 50, "points")
     assert tables.points(score) == "−5 (−9 to +0)" and tables.points(score, digits=1) == "−4.6 (−9.2 to +0.4)"
-    assert tables.difference(score) == "−5 (−9 to +0): no difference seen"
-    assert (
-        tables.difference(Score(4.0, (1.0, 7.0), 9, "points"), yardstick=5)
-        == "+4 (+1 to +7): no difference seen"
-    )
+    assert tables.difference(score) == "−5 (−9 to +0): undecided"
+    assert tables.difference(score, claimed=10) == "−5 (−9 to +0): no difference seen"
+    gained = Score(4.0, (1.0, 7.0), 9, "points")
+    assert tables.difference(gained, yardstick=5) == "+4 (+1 to +7): no difference seen"
 
 
 def test_a_grid_has_labels_and_says_what_is_missing():
@@ -38,23 +39,39 @@ def test_a_long_table_is_folded():
     assert html.startswith("<details><summary>all &lt;81&gt; rows</summary>") and "PGD" in html
 
 
-def closing(rows):
-    comparison = Comparison("23_test", Experiment("arn", "mnist", "quick"))
+def closing(rows, profile="quick"):
+    comparison = Comparison("23_test", Experiment("arn", "mnist", profile))
     attacks = ["natural", "pgd", "pgd_targeted", "cw", "ddn", "aa", "jsma_targeted", "mine"]
-    cells = [(d, a) for d in ("none", "arn_pp", "hgd_pp") for a in attacks][:rows]
-    ours = {cell: Rate(1, 10) for cell in cells}
-    comparison.add_table("arn/t1/lenet", ours, {("arn_pp", "pgd"): Rate(10, 10)})
+    ours = {(d, a): torch.arange(50) < 45 for d in ("none", "arn_pp", "hgd_pp") for a in attacks}
+    aware = {(d, "pgd"): {"adaptive": torch.arange(50) < 0} for d in ("none", "arn_pp")}
+    comparison.add_table("arn/t1/lenet", dict(list(ours.items())[:rows]), aware)
     return tables.closing(comparison).data
 
 
-def test_the_closing_table_shows_labels_and_explains_its_words():
+def test_the_closing_table_shows_labels_and_explains_its_words_and_no_others():
     html = closing(10)
     assert "<details>" not in html and "PGD-T" in html and "pgd_targeted" not in html and "arn_pp" not in html
-    assert "<b>broken</b>: 90 % errors or more" in html and "<b>stands</b>" not in html
+    assert "<b>works on natural images</b>: it keeps 80 %" in html and "<b>loses</b>" not in html
+    assert ". ." not in html and "may not be held against the paper" in html
+    assert "may not be held" not in closing(10, "paper")
+
+
+def test_a_table_without_words_has_no_legend():
+    assert tables.legend("PGD gained 9 points") == "" != tables.legend("AT gains")
+    comparison = Comparison("23_test", Experiment("arn", "mnist"))
+    comparison.add("arn/t1/lenet/arn_pp/cw", Rate(3, 50))
+    html = tables.closing(comparison).data
+    assert "<b>" not in html and ". ." not in html
+
+
+def test_any_table_may_explain_its_words():
+    html = tables.explained(tables.grid({("none", "pgd"): "+4 (+1 to +7): gains"}, str)).data
+    assert "+4 (+1 to +7): gains</td>" in html and "<b>gains</b>: right on more images" in html
 
 
 def test_a_long_closing_table_is_a_grid_with_the_rows_folded():
     html = closing(24)
     grid, rows = html.split("<details>")
     assert "paper | ours | adaptive" in grid and "| 10.0 | 100.0" in grid and "– | 10.0" in grid  # "mine"
-    assert "all 24 rows" in rows and "deviation" in rows and "deviation" not in grid
+    assert "works on natural images</small>" in grid and "yardstick</small>" not in grid
+    assert "all 24 rows" in rows and "deviation" in rows and "deviation" not in grid and "<th>n</th>" in rows

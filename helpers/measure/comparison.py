@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 from helpers import ROOT, ledger, write_atomically
 from helpers.lab import Experiment, artifacts
-from helpers.measure.rates import Rate, Score
-from helpers.measure.verdicts import DETECTION, words
+from helpers.measure import verdicts
+from helpers.measure.rates import Rate, Score, complement, gain, rate_of, survivors
 
 Number = Rate | Score
 
 
 class Comparison:
     """Published numbers beside ours: filled row by row in a notebook, shown and saved at its end.
+
+    All numbers of a row are of the same images, and the adaptive one is the worst of *all* attackers of the
+    row, image by image: it is never better for the defense than ours.
 
     notebook: its name without suffix, also that of the JSON file.
     lab: the Experiment, whose paper's numbers are meant.
@@ -29,14 +33,25 @@ class Comparison:
         self.rows: list[dict] = []
 
     def add(
-        self, ledger_id: str, ours: Number | None, adaptive: Number | None = None, reason: str = ""
+        self,
+        ledger_id: str,
+        ours: Tensor | Number | None,
+        aware: Mapping[str, Tensor] | None = None,
+        bare: Mapping[str, Tensor] | None = None,
+        natural: tuple[Tensor, Tensor] | None = None,
+        reason: str = "",
     ) -> None:
-        """Set `ours` (and `adaptive`), in the paper's metric, beside the published number `ledger_id`.
+        """Set ours beside the published number `ledger_id`.
 
-        ours: None for a number that is only shown, such as other people's ("published only").  Neither that
-            nor a detector's metric (DETECTION) goes with an adaptive number: ValueError.
+        ours: answers (N,) under the paper's protocol, as in `helpers.measure.rates`, of which the number in
+            the paper's metric is made; a finished Rate or Score in that metric, which has no `aware`; or None
+            for a number that is only shown ("published only").
+        aware: {attacker: answers} of attackers who know the defense, with the budget of the row.
+        bare: {attacker: answers} of the bare target, to the like of `aware` and to the row's own attack.
+        natural: answers to natural images, the pipeline's and the bare target's.
         reason: why the numbers may differ, in a few words; the profile's own come first.
-        LookupError for an id not in the ledger of the lab's paper; ValueError for a number that is no rate.
+        LookupError for an id not in the ledger of the lab's paper; ValueError for a number that is no rate,
+            and for an `aware` without what it is judged by.
         """
         if ledger_id not in self.facts.index:
             closest = difflib.get_close_matches(ledger_id, self.facts.index, n=3, cutoff=0)
@@ -46,53 +61,65 @@ class Comparison:
         fact = self.facts.loc[ledger_id]
         if fact.metric not in ledger.RATES:
             raise ValueError(f"{ledger_id} ({fact.metric}) is no rate: show it with helpers.ledger.published")
-        if adaptive is not None and (ours is None or fact.metric in DETECTION):
-            what = "a number that is only shown" if ours is None else "a detector's number"
-            raise ValueError(f"{ledger_id}: {what} ({fact.metric}) has no adaptive number; leave it out")
-        self._add(ledger_id, fact, float(fact.value), ours, adaptive, reason)
+        self._add(ledger_id, fact, ours, aware, bare, natural, reason)
 
     def add_table(
         self,
         table: str,
-        ours: Mapping[tuple[str, str], Number | None],
-        adaptive: Mapping[tuple[str, str], Number] | None = None,
+        ours: Mapping[tuple[str, str], Tensor | Number | None],
+        aware: Mapping[tuple[str, str], Mapping[str, Tensor]] | None = None,
         reasons: Mapping[str, str] | None = None,
     ) -> None:
         """Add the rows of a whole table, those that the paper does not have included.
 
         table: what its ledger ids begin with, such as "arn/t1/lenet"; LookupError if none does.
-        ours, adaptive: {(defense, attack): number}, by the ledger's names.  A cell without a published
-            number, as of an attack of the reader's own, is a row all the same: its adaptive number is judged.
+        ours, aware: {(defense, attack): as in `add`}, by the ledger's names.  A cell of `aware` is judged by
+            the bare target's, ("none", attack) in both, and by "natural" in `ours` for both.
         reasons: {defense or attack: why the numbers may differ}.
         """
         alike = self.facts[self.facts.index.str.startswith(f"{table}/")]
         if alike.empty:
             raise LookupError(f"no number of the paper {self.lab.paper} has an id that begins with {table}/")
-        adaptive, reasons = adaptive or {}, reasons or {}
-        for (defense, attack), number in ours.items():
+        aware, reasons = aware or {}, reasons or {}
+        for (defense, attack), one in ours.items():
             ledger_id = f"{table}/{defense}/{attack}"
-            reason = "; ".join(reasons[name] for name in (defense, attack) if reasons.get(name))
-            if ledger_id in self.facts.index:
-                self.add(ledger_id, number, adaptive.get((defense, attack)), reason)
-            else:
-                # In the metric of its like: ADD counts targeted attacks in another way.
+            if ledger_id in alike.index:
+                fact = alike.loc[ledger_id]
+            else:  # in the metric of its like: ADD calls that of targeted attacks by another name
                 like = alike[alike.attack.str.endswith("_targeted") == attack.endswith("_targeted")]
                 fact = (alike if like.empty else like).iloc[0]
-                self._add(ledger_id, fact, None, number, adaptive.get((defense, attack)), reason)
+            bare, natural = None, (ours.get((defense, "natural")), ours.get(("none", "natural")))
+            if ("none", attack) in aware and isinstance(ours.get(("none", attack)), Tensor):
+                bare = {**aware["none", attack], "the row's own": ours["none", attack]}
+            if not all(isinstance(answers, Tensor) for answers in natural):
+                natural = None
+            reason = "; ".join(reasons[name] for name in (defense, attack) if reasons.get(name))
+            self._add(ledger_id, fact, one, aware.get((defense, attack)), bare, natural, reason)
 
     def _add(
         self,
         ledger_id: str,
         fact: pd.Series,
-        paper: float | None,
-        ours: Number | None,
-        adaptive: Number | None,
+        ours: Tensor | Number | None,
+        aware: Mapping[str, Tensor] | None,
+        bare: Mapping[str, Tensor] | None,
+        natural: tuple[Tensor, Tensor] | None,
         reason: str,
     ) -> None:
-        """fact: the row of the ledger; of a number without one, any of its table."""
-        stated = paper is None or fact.threat != "unstated"
-        reasons = [self.lab.deviation, reason, "" if stated else "threat model not stated"]
+        """fact: the row of the ledger; of a number that it has not, a like one.  The rest as in `add`."""
         *_, defense, attack = ledger_id.split("/")
+        paper = float(fact.value) if fact.name == ledger_id else None
+        stated = paper is None or fact.threat != "unstated"
+        adaptive = gained = None
+        if aware:
+            _check(ledger_id, ours, bare, natural)
+            n = min(map(len, (ours, *aware.values(), *(bare or {}).values())))
+            ours = ours[:n]
+            worst = survivors({**aware, "the row's own": ours})
+            adaptive = _in(fact.metric, worst)
+            gained = gain(worst, survivors(bare)[:n]) if bare else None
+        number = _in(fact.metric, ours) if isinstance(ours, Tensor) else ours
+        reasons = [self.lab.deviation, reason, "" if stated else "threat model not stated"]
         self.rows.append(
             {
                 "id": ledger_id,
@@ -101,32 +128,50 @@ class Comparison:
                 "defense": defense,
                 "attack": attack,
                 "metric": fact.metric,
+                "n": None if number is None else number.n,
                 "paper": paper,
-                "ours": ours,
+                "ours": number,
                 "adaptive": adaptive,
-                "verdict": words(fact.metric, paper, ours, adaptive, self.lab.comparable and stated),
-                "deviation": reason if ours is None else "; ".join(filter(None, reasons)),
+                "gain": gained,
+                "verdict": verdicts.verdict(
+                    defense,
+                    attack,
+                    number,
+                    kept=verdicts.kept(*natural) if natural else None,
+                    gained=gained,
+                    promised=self._promised(ledger_id),
+                    metric=fact.metric,
+                    paper=paper if self.lab.comparable and stated else None,
+                ),
+                "deviation": reason if number is None else "; ".join(filter(None, reasons)),
             }
         )
 
-    def frame(self) -> pd.DataFrame:
-        """One row a number: paper | ours (95 % interval) | adaptive | verdict | deviation; in percent.
+    def _promised(self, ledger_id: str) -> float:
+        """The gain over the bare target that the paper prints, in points, whatever its sign."""
+        *table, _, attack = ledger_id.split("/")
+        both = ledger_id, "/".join([*table, "none", attack])
+        if not all(id in self.facts.index for id in both):
+            return verdicts.CLAIM
+        defended, bare = self.facts.value[list(both)]
+        return abs(defended - bare) or verdicts.CLAIM
 
-        In the paper's own metric, with a column `dataset`, `target` or `metric` if there is more than one.
+    def frame(self) -> pd.DataFrame:
+        """One row a number: n | paper | ours (95 % interval) | adaptive | gain | verdict | deviation.
+
+        In percent and in the paper's own metric, the gain in points of right answers; a column of `dataset`,
+        `target`, `metric` or `gain` only where it tells something.
         Names are those of the ledger; `helpers.show.tables.closing` writes their labels.
         """
         shown = [
             row
-            | {
-                "paper": "–" if row["paper"] is None else f"{row['paper']:.1f}",
-                "ours": with_interval(row["ours"]),
-                "adaptive": with_interval(row["adaptive"]),
-            }
+            | {name: cell(row[name], 0 if name == "gain" else 1) for name in ("ours", "adaptive", "gain")}
+            | {"paper": "–" if row["paper"] is None else f"{row['paper']:.1f}", "n": row["n"] or "–"}
             for row in self.rows
         ]
         frame = pd.DataFrame(shown)
-        constant = [column for column in ("dataset", "target", "metric") if frame[column].nunique() == 1]
-        return frame.drop(columns=["id", *constant])
+        same = [column for column in ("dataset", "target", "metric") if frame[column].nunique() == 1]
+        return frame.drop(columns=["id", *same, *(["gain"] if set(frame["gain"]) == {"–"} else [])])
 
     def save(self) -> Path:
         """Write results/<profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path."""
@@ -143,7 +188,7 @@ class Comparison:
             "commit": _commit(),
             **artifacts.provenance(),
             "rows": [
-                row | {"ours": _numbers(row["ours"]), "adaptive": _numbers(row["adaptive"])}
+                row | {name: _numbers(row[name]) for name in ("ours", "adaptive", "gain")}
                 for row in self.rows
             ],
         }
@@ -151,12 +196,29 @@ class Comparison:
         return file.relative_to(ROOT)
 
 
-def with_interval(rate: Number | None, digits: int = 1) -> str:
-    """A rate as a cell of a table, "12.4 (10–16)": value with its 95 % interval, in percent; "–" for None."""
-    if rate is None:
-        return "–"
-    low, high = rate.interval
-    return f"{rate.value:.{digits}f} ({low:.0f}–{high:.0f})"
+def cell(number: Number | None, digits: int = 1) -> str:
+    """A number as a cell of a table, with its 95 % interval: "12.4 (10–16)"; "–" for None."""
+    return "–" if number is None else number.cell(digits)
+
+
+def _check(ledger_id, ours, bare, natural):
+    """ValueError for a row with attackers who know the defense, but without what they are judged by."""
+    if not isinstance(ours, Tensor):
+        raise ValueError(
+            f"{ledger_id}: `aware` is compared image by image, and ours is {ours!r}: give its answers"
+            " (helpers.measure.rates.right, shares)"
+        )
+    if ledger_id.split("/")[-2] != "none" and not (bare and natural):
+        lacks = "under the same attackers (`bare`)" if natural else "to natural images (`natural`)"
+        raise ValueError(
+            f"{ledger_id}: nothing can be said of a gain without the bare target's answers {lacks};"
+            " in a table, the cells of 'none' and of 'natural'"
+        )
+
+
+def _in(metric: str, answers: Tensor) -> Number:
+    """The number in the paper's metric; ADD's Acc_t is of all images: the lab aims at wrong labels only."""
+    return complement(rate_of(answers)) if metric in verdicts.ERRORS else rate_of(answers)
 
 
 def _numbers(rate: Number | None) -> dict | None:

@@ -1,6 +1,9 @@
 """Rates with confidence intervals: errors, accuracies, stochastic defenses, the gain over the bare target.
 
 `print(error_rate(model, x_adv, y))` says `12.4 % [9.8, 15.6], n = 500`; `f"{rate:.1f}"` is the number alone.
+
+*Answers* are what all comparisons rest on, one an image, the same images in the same order: bool (n,), True
+where the true label is given (`right`); of a stochastic model each image's share of right passes (`shares`).
 """
 
 from collections.abc import Callable, Mapping
@@ -30,6 +33,13 @@ class _Printed:
 
     def __format__(self, spec: str) -> str:
         return format(self.value, spec) if spec else str(self)
+
+    def cell(self, digits: int = 1) -> str:
+        """With the 95 % interval, as a cell of a table: "12.4 (10–16)"; points as "+5 (−1 to +11)"."""
+        low, high = self.interval
+        if self.unit != "points":
+            return f"{self.value:.{digits}f} ({low:.0f}–{high:.0f})"
+        return f"{self.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,17 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     y: labels (≥ N,); they may be longer than `x`, as attacks that are run on fewer images use the first ones.
     """
     return predict(model, x) == y[: len(x)]
+
+
+def right_within(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, radius: float) -> Tensor:
+    """As `right`, for an attack without a budget: which images it has not broken within an ℓ2 distance.
+
+    x: natural images (≥ N,C,H,W).  x_adv: (N,C,H,W), what the attack made of them.  y: labels (≥ N,).
+    radius: ℓ2 norm of the change, in [0,1]-pixels, up to which a success counts; at 0 only a natural error.
+    """
+    natural = x[: len(x_adv)]
+    far = (x_adv - natural).flatten(1).norm(dim=1) > radius
+    return right(model, natural, y) & (right(model, x_adv, y) | far)
 
 
 # One attack --------------------------------------------------------------------------------------
@@ -179,18 +200,28 @@ def withstood(model: nn.Module, sets: Mapping[str, Tensor], y: Tensor, draws: in
 
 
 def survivors(answers: Mapping[str, Tensor]) -> Tensor:
-    """Which images withstand *every* attacker: bool (n,), the worst case per image.
+    """Which images withstand *every* attacker: the worst case per image, (n,); of shares the smallest.
 
-    answers: {attacker: bool (n,)}, as `withstood` or `right` give them; where the lengths differ, the first
-        images that all attackers have.
+    answers: {attacker: answers (n,)}; where the lengths differ, the first images that all attackers have.
     """
-    n = min(len(correct) for correct in answers.values())
-    return torch.stack([correct[:n] for correct in answers.values()]).all(0)
+    n = min(len(one) for one in answers.values())
+    return torch.stack([one[:n] for one in answers.values()]).amin(0)
 
 
-def broken_by_any(answers: Mapping[str, Tensor]) -> Rate:
+def broken_by_any(answers: Mapping[str, Tensor]) -> Rate | Score:
     """The robust error: share of the images that at least one of the attackers breaks; see `survivors`."""
-    return Rate.of(~survivors(answers))
+    return complement(rate_of(survivors(answers)))
+
+
+def rate_of(answers: Tensor) -> Rate | Score:
+    """The share of right answers (n,): of bool a Rate, of shares of right passes a Score.
+
+    The interval of shares is Wilson's for right or wrong, which vary at least as much.
+    """
+    if answers.dtype == torch.bool:
+        return Rate.of(answers)
+    p = answers.double().mean().item()
+    return Score(100 * p, _wilson(p, len(answers)), len(answers))
 
 
 # Stochastic defenses -----------------------------------------------------------------------------
@@ -251,15 +282,18 @@ def vote_accuracy(answers: Tensor, y: Tensor) -> Rate:
 def gain(defended: Tensor, bare: Tensor) -> Score:
     """What the denoiser adds to the robust accuracy of the bare target, a `Score` in percentage points.
 
-    defended, bare: (N,), the *same* images in the same order: bool, True where the pipeline, or the bare
-        target, still gives the true label under its own attack (`right`, `survivors`); or, of a stochastic
-        one, each image's `shares` of right passes, in [0,1].  ValueError for anything else.
+    defended, bare: answers (N,) to the *same* images in the same order, each under its own attack.
+    ValueError for anything else, such as labels.
 
     The images are paired, so what counts is how many only one of the two gets right.  95 % interval of
     Agresti & Min (2005, "Simple improved confidence intervals for comparing matched proportions"): Wald's,
     after 1/2 is added to each of the four cells.  For shares the same formula.
     """
-    _check_answers(defended, bare)
+    if defended.ndim != 1 or defended.shape != bare.shape or not (_judged(defended) and _judged(bare)):
+        given = " and ".join(f"{answers.dtype} {tuple(answers.shape)}" for answers in (defended, bare))
+        raise ValueError(
+            f"gain needs two tensors (N,) of the same images, as `right` gives them, or shares, not {given}"
+        )
     n, difference = len(defended), defended.double() - bare.double()
     centre = difference.sum().item() / (n + 2)
     half = Z * sqrt((difference.square().sum().item() + 1) / (n + 2) - centre**2) / sqrt(n + 2)
@@ -267,21 +301,10 @@ def gain(defended: Tensor, bare: Tensor) -> Score:
     return Score(100 * difference.mean().item(), interval, n, "points")
 
 
-def _check_answers(*both: Tensor) -> None:
-    """ValueError unless both are (N,) of one length, bool or shares in [0,1]."""
-    same = all(answers.ndim == 1 and len(answers) == len(both[0]) for answers in both)
-    # Integers would be labels.
-    fit = all(
-        answers.dtype == torch.bool
-        or answers.is_floating_point()
-        and bool(((answers >= 0) & (answers <= 1)).all())
-        for answers in both
-    )
-    if not (same and fit):
-        given = " and ".join(f"{answers.dtype} {tuple(answers.shape)}" for answers in both)
-        raise ValueError(
-            f"gain needs two tensors (N,) of the same images, as `right` gives them, or shares, not {given}"
-        )
+def _judged(answers: Tensor) -> bool:
+    """Whether these are right or wrong, or shares in [0,1]; integers would be labels."""
+    shares = answers.is_floating_point() and bool(((answers >= 0) & (answers <= 1)).all())
+    return answers.dtype == torch.bool or shares
 
 
 def mean_difference(one: Tensor, other: Tensor, unit: str = "points") -> Score:

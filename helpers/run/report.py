@@ -20,18 +20,9 @@ from nbconvert.filters import markdown2html
 
 from helpers import ROOT, write_atomically
 from helpers.lab import profiles
+from helpers.measure.verdicts import LEGEND
 from helpers.run import notebook as file
 from helpers.run import options, plan
-
-# The words of `helpers.measure.verdicts`, from best to worst for a defense, and those that take no side.
-VERDICTS = ["better than claimed", "as claimed", "worse than claimed", "stands", "weakened", "broken"]
-VERDICTS += [
-    "not comparable",
-    "as published",
-    "higher than published",
-    "lower than published",
-    "published only",
-]
 
 
 def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Path:
@@ -58,6 +49,7 @@ def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Pa
         notebooks=notebooks,
         states=Counter(notebook["state"] for notebook in notebooks),
         results=results,
+        legend=LEGEND,
     )
     write_atomically(index, lambda temporary: temporary.write_text(page))
     return index
@@ -119,21 +111,21 @@ def _table(text):
     text = re.sub(r"<(style scoped|script).*?</(style|script)>", "", text, flags=re.DOTALL)
     text = text.replace(' border="1"', "").replace(' style="text-align: right;"', "")
     text = re.sub(r"<td>(?=[\d.]+ \()", '<td class="whole">', text)  # 6.0 (4–8) stays on one line
-    words = "|".join(VERDICTS)
+    words = "|".join(LEGEND)
     return re.sub(rf"(?<=<td>)(?:{words})(?:, (?:{words}))*(?=</td>)", lambda found: _badges(found[0]), text)
 
 
 def _badges(verdict):
-    """A verdict such as "as claimed, broken" as coloured words."""
+    """A verdict such as "gains, as claimed" as coloured words."""
     badge = '<span class="verdict {}">{}</span>'
     words = [word for word in verdict.split(", ") if word]
     return Markup(" ".join(badge.format(html.escape(w.replace(" ", "-")), html.escape(w)) for w in words))
 
 
 def _counts(rows):
-    """How often each word is found in the verdicts, in the order of VERDICTS."""
+    """How often each word is found in the verdicts, in the order of the legend."""
     found = Counter(word for row in rows for word in row["verdict"].split(", ") if word)
-    return [(word, found[word]) for word in dict.fromkeys([*VERDICTS, *found]) if found[word]]
+    return [(word, found[word]) for word in dict.fromkeys([*LEGEND, *found]) if found[word]]
 
 
 def _page(notebook):

@@ -1,4 +1,4 @@
-"""Tables of the notebooks: rates with intervals as cells, labels instead of keys, long tables folded."""
+"""Tables of the notebooks: rates with intervals as cells, labels instead of keys, words explained."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,9 +7,9 @@ from html import escape
 import pandas as pd
 from IPython.display import HTML
 
-from helpers.measure.comparison import Comparison, with_interval
+from helpers.measure.comparison import Comparison, cell
 from helpers.measure.rates import Rate, Score
-from helpers.measure.verdicts import LEGEND, gain_verdict
+from helpers.measure.verdicts import CLAIM, LEGEND, gain_verdict
 from helpers.show.labels import label
 
 FOLDED = 15  # rows from which on a closing table is folded
@@ -17,20 +17,17 @@ FOLDED = 15  # rows from which on a closing table is folded
 
 def percent(rate: Rate | Score | float | None, digits: int = 1) -> str:
     """A rate as a cell, "12.4 (10–16)": percent with its 95 % interval; a number as it is; "–" for None."""
-    return f"{rate:.{digits}f}" if isinstance(rate, float | int) else with_interval(rate, digits)
+    return f"{rate:.{digits}f}" if isinstance(rate, float | int) else cell(rate, digits)
 
 
 def points(score: Score | None, digits: int = 0) -> str:
     """A difference as a cell: "+5 (−1 to +11)", in points with its 95 % interval; "–" for None."""
-    if score is None:
-        return "–"
-    low, high = score.interval
-    return f"{score.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "−")
+    return cell(score, digits)
 
 
-def difference(score: Score, yardstick: float = 0.0, digits: int = 0) -> str:
-    """A difference with its word: "+5 (+1 to +11): gains"; yardstick as in `gain_verdict`."""
-    return f"{points(score, digits)}: {gain_verdict(score, yardstick)}"
+def difference(score: Score, yardstick: float = 0.0, digits: int = 0, claimed: float = CLAIM) -> str:
+    """A difference with its word: "+5 (+1 to +11): gains"; yardstick, claimed as in `gain_verdict`."""
+    return f"{points(score, digits)}: {gain_verdict(score, yardstick, claimed)}"
 
 
 def grid(
@@ -66,8 +63,23 @@ def folded(frame: pd.DataFrame, summary: str, index: bool = True) -> HTML:
     return HTML(f"<details><summary>{escape(summary)}</summary>{table}</details>")
 
 
+def legend(text: str) -> str:
+    """What the words of `helpers.measure.verdicts` mean that are found in a text, as HTML; "" if none is."""
+    said = [
+        f"<b>{word}</b>: {meaning}" for word, meaning in LEGEND.items() if re.search(rf"\b{word}\b", text)
+    ]
+    return f"<p>{'; '.join(said)}.</p>" if said else ""
+
+
+def explained(frame: pd.DataFrame) -> HTML:
+    """A table with words of `helpers.measure.verdicts` in it, and below what they mean."""
+    with pd.option_context("display.max_colwidth", None):
+        table = frame.to_html()
+    return HTML(table + legend(table))
+
+
 def closing(comparison: Comparison) -> HTML:
-    """A notebook's last table: paper | ours | adaptive, with the legend of its words; folded where long.
+    """A notebook's last table: paper | ours | adaptive | verdict, its words explained; folded where long.
 
     The long form of each row, its deviation included, is in the notebook's JSON file, too.
     """
@@ -75,25 +87,25 @@ def closing(comparison: Comparison) -> HTML:
     for column in ("dataset", "target", "defense", "attack", "metric"):
         if column in frame:
             frame[column] = frame[column].map(label)
-    said = {word for row in comparison.rows for word in row["verdict"].split(", ")}
-    legend = [f"<b>{word}</b>: {meaning}" for word, meaning in LEGEND.items() if word in said]
-    notes = f"<p>In percent, with 95 % intervals.  {'; '.join(legend)}.</p>"
+    notes = "<p>In percent, with 95 % intervals; all numbers of a row are of the same n images.</p>"
+    if not comparison.lab.comparable:
+        notes += f"<p>Ours may not be held against the paper's ({comparison.lab.deviation}).</p>"
+    notes += legend(" ".join(frame["verdict"]))
     if len(frame) <= FOLDED:
         with pd.option_context("display.max_colwidth", None):
             return HTML(frame.to_html(index=False) + notes)
-    return HTML(
-        _compact(comparison).to_html() + notes + folded(frame, f"all {len(frame)} rows", index=False).data
-    )
+    grid = _compact(comparison).to_html(escape=False)
+    return HTML(grid + notes + folded(frame, f"all {len(frame)} rows", index=False).data)
 
 
 def _compact(comparison: Comparison) -> pd.DataFrame:
-    """Attacks across, defenses down: `paper | ours | adaptive`, one decimal."""
+    """Attacks across, defenses down: `paper | ours | adaptive`, one decimal, and below them the verdict."""
     several = [c for c in ("dataset", "target") if len({row[c] for row in comparison.rows}) > 1]
     cells = {}
     for row in comparison.rows:
         numbers = (row["paper"], row["ours"], row["adaptive"])
-        cell = " | ".join("–" if number is None else f"{number:.1f}" for number in numbers)
-        cells[(*(row[c] for c in several), row["defense"]), row["attack"]] = re.sub(r" \| –$", "", cell)
-    if not several:
-        cells = {(defense[0], attack): cell for (defense, attack), cell in cells.items()}
+        shown = " | ".join("–" if number is None else f"{number:.1f}" for number in numbers)
+        words = "" if row["defense"] == "none" else f"<br><small>{row['verdict']}</small>"
+        place = (*(row[c] for c in several), row["defense"]) if several else row["defense"]
+        cells[place, row["attack"]] = re.sub(r" \| –$", "", shown) + words
     return grid(cells, form=str).rename_axis(columns="paper | ours | adaptive")
