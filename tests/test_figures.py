@@ -102,10 +102,19 @@ def test_the_published_table_stands_above_ours_and_may_lack_columns():
         pd.DataFrame({"pgd": {"none": 100.0}}),
         pd.DataFrame({"pgd": {"none": Rate(9, 10)}, "mine": 50.0}),
     )
-    axis = figures.beside(published, ours, "errors").axes[0]
+    axis = figures.beside(published, ours, "errors", comparable=True).axes[0]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["none, published", "none, ours"]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["PGD", "mine"]
     assert sorted(text.get_text() for text in axis.texts) == ["100.0", "50.0", "90.0", "–"]
+    axis = figures.beside(published, ours, "errors").axes[0]  # ours may not be held against a paper's
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["none"]
+
+
+def test_published_bars_stand_beside_comparable_ones_only():
+    values = {("pgd", "ours"): 10.0, ("pgd", "published"): 30.0}
+    for comparable, heights in ((True, [10.0, 30.0]), (False, [10.0])):
+        drawn = figures.bars(values, "errors", comparable=comparable).axes[0].patches
+        assert [bar.get_height() for bar in drawn] == heights
 
 
 def test_gains_are_told_by_marker_and_colour_and_say_on_how_many_images():
@@ -113,6 +122,7 @@ def test_gains_are_told_by_marker_and_colour_and_say_on_how_many_images():
         ("trades", "hgd_p"): Score(9.0, (2.0, 16.0), 100, "points"),
         ("trades", "arn_pp"): Score(-9.0, (-16.0, -2.0), 100, "points"),
         ("mart", "hgd_p"): Score(3.0, (2.0, 4.0), 50, "points"),
+        ("mart", "arn_pp"): Score(3.0, (-40.0, 46.0), 50, "points"),
     }
     figure = figures.gains(scores, yardstick={"mart": 3.5})
     first, second = figure.axes
@@ -122,6 +132,7 @@ def test_gains_are_told_by_marker_and_colour_and_say_on_how_many_images():
         (">", figures.RIGHT),
         ("<", figures.WRONG),
         ("o", "gray"),
+        ("D", "gray"),
     ]
 
 
@@ -194,6 +205,18 @@ def test_a_figure_becomes_a_small_picture_with_a_palette():
     assert Image.open(BytesIO(picture)).mode == "P" and len(picture) < 0.6 * len(plain.getvalue())
 
 
+def test_the_colours_of_right_and_wrong_survive_the_palette():
+    from io import BytesIO
+
+    from PIL import Image
+
+    images, said = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    figure = figures.image_grid({"natural": images}, {"natural": said}, torch.zeros(4))
+    kept = Image.open(BytesIO(figures.png(figure))).convert("RGB").getcolors(10**6)
+    shown = {matplotlib.colors.to_hex([part / 255 for part in colour]) for _, colour in kept}
+    assert {figures.RIGHT, figures.WRONG, "#ffffff"} <= shown
+
+
 @pytest.mark.slow
 def test_a_notebook_shows_its_figures_so():
     import base64
@@ -211,6 +234,7 @@ def test_a_notebook_shows_its_figures_so():
     NotebookClient(notebook, kernel_name="python3").execute()
     (output,) = notebook.cells[1].outputs
     assert Image.open(BytesIO(base64.b64decode(output.data["image/png"]))).mode == "P"
+    assert output.metadata["image/png"]["alt"] == "Bars, errors: PGD, none 1.0."
 
 
 @pytest.mark.parametrize(

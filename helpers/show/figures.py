@@ -1,4 +1,4 @@
-"""Figures of the notebooks.  Each function draws one and returns the matplotlib figure.
+"""Figures of the notebooks.  Each function draws one, says in words what is on it (`alt`), and returns it.
 
 Where a function takes numbers in percent it takes the Rates and Scores of `helpers.measure.rates`, too;
 `bars` and `curves` then draw their 95 % intervals.
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 
 from helpers.measure.rates import Rate, Score, predict
@@ -30,6 +31,8 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 # A figure is shown at this many dots per inch, in this many colours: half of a notebook's bytes are figures.
 DPI, SHADES = 80, 128
+# Colours that it keeps, however few of its points have them: of small words, and of their edges on white.
+KEPT = ("#000000", "#ffffff", RIGHT, WRONG, "#66aa79", "#e07a82", "#b3d4bc", "#f0bcc0")
 
 PALETTE = sns.color_palette("colorblind").as_hex()
 
@@ -51,7 +54,12 @@ COLOURS = {
 }
 
 # A gain is told by its marker as well as by its colour.
-GAINS = {"gains": (RIGHT, ">"), "loses": (WRONG, "<"), "no difference seen": ("gray", "o")}
+GAINS = {
+    "gains": (RIGHT, ">"),
+    "loses": (WRONG, "<"),
+    "no difference seen": ("gray", "o"),
+    "undecided": ("gray", "D"),
+}
 
 
 def style() -> None:
@@ -59,17 +67,29 @@ def style() -> None:
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
     plt.rcParams.update({"figure.dpi": DPI, "savefig.bbox": "tight", "axes.titlesize": "medium"})
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
-        plt.switch_backend(
-            plt.get_backend()
-        )  # loads the notebook's, which would put its own formatter in place
-        shell.display_formatter.formatters["image/png"].for_type(Figure, png)
+        plt.switch_backend(plt.get_backend())  # first: loading the notebook's puts its own formatter in place
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _shown)
+
+
+def described(figure: Figure, alt: str) -> Figure:
+    """The figure, with what is drawn on it in words, which a notebook keeps beside the picture."""
+    figure.alt = alt
+    return figure
 
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file with a palette, a third of the size of one in full colour."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
-    picture = Image.open(buffer).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+    picture = Image.open(buffer).convert("RGB")
+    free = 3 * (SHADES - len(KEPT))
+    palette = picture.quantize(SHADES - len(KEPT)).getpalette()[:free]
+    palette += [round(255 * part) for colour in KEPT for part in to_rgb(colour)]
+    _, nearest = KDTree(np.reshape(palette, (-1, 3))).query(
+        np.asarray(picture)
+    )  # Pillow's is not the nearest
+    picture = Image.fromarray(nearest.astype(np.uint8))
+    picture.putpalette(palette)
     buffer = BytesIO()
     picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
@@ -125,7 +145,11 @@ def image_grid(
                 axis.set_xlabel(caption, color=colour, labelpad=2, fontweight="bold", fontsize="small")
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
     figure.tight_layout(pad=0.3)
-    return figure
+    right = {
+        title: f" ({int((np.asarray(said) == np.asarray(labels[: len(said)])).sum())} of {len(said)} right)"
+        for title, said in (predictions or {}).items()
+    }
+    return described(figure, f"Images in rows: {', '.join(title + right.get(title, '') for title in rows)}.")
 
 
 def map_grid(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[object]) -> Figure:
@@ -148,7 +172,7 @@ def map_grid(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[object]) -> 
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
     figure.tight_layout(pad=0.3)
-    return figure
+    return described(figure, f"Maps of {', '.join(rows)}, each of {', '.join(map(str, titles))}.")
 
 
 def strip(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
@@ -162,18 +186,22 @@ def strip(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
             axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[], title=title)
     figure.tight_layout()
-    return figure
+    return described(figure, f"Side by side: {', '.join(titles)}.")
 
 
 # Numbers -----------------------------------------------------------------------------------------
 
 
-def bars(values: Mapping[tuple[str, str], Number], ylabel: str, hue: str = "defense") -> Figure:
+def bars(
+    values: Mapping[tuple[str, str], Number], ylabel: str, hue: str = "defense", comparable: bool = False
+) -> Figure:
     """Grouped bars: {(group, hue): percent}; groups along the axis, hues as colours, in order of appearance.
 
     A bar of height zero has its 0 written; a bar that is not there was not measured.
     hue: title of the legend.
+    comparable: whether ours may stand beside bars of the hue "published"; else those are left out.
     """
+    values = {place: value for place, value in values.items() if comparable or place[1] != "published"}
     groups = list(dict.fromkeys(group for group, _ in values))
     hues = list(dict.fromkeys(one for _, one in values))
     figure, axis = plt.subplots(figsize=(1.1 * len(groups) + 2.2, 3.6))
@@ -193,7 +221,8 @@ def bars(values: Mapping[tuple[str, str], Number], ylabel: str, hue: str = "defe
     axis.grid(axis="x", visible=False)
     axis.legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(figure)
-    return figure
+    told = [f"{label(group)}, {label(one)} {_value(value):.1f}" for (group, one), value in values.items()]
+    return described(figure, f"Bars, {ylabel}: {'; '.join(told)}.")
 
 
 def curves(
@@ -222,7 +251,11 @@ def curves(
         axis.minorticks_off()
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(figure)
-    return figure
+    told = [
+        f"{label(name)} from {_value(ys[0]):.3g} at {xs[0]:.3g} to {_value(ys[-1]):.3g} at {xs[-1]:.3g}"
+        for name, (xs, ys) in series.items()
+    ]
+    return described(figure, f"Lines, {ylabel} over {xlabel}: {'; '.join(told)}.")
 
 
 def histories(history: Sequence[Mapping[str, float]], titles: Mapping[str, str]) -> Figure:
@@ -238,7 +271,8 @@ def histories(history: Sequence[Mapping[str, float]], titles: Mapping[str, str])
         axis.remove()
     sns.despine(figure)
     figure.tight_layout()
-    return figure
+    told = [f"{title} from {history[0][n]:.3g} to {history[-1][n]:.3g}" for n, title in titles.items()]
+    return described(figure, f"Training over {len(history)} epochs: {'; '.join(told)}.")
 
 
 def heatmap(table: pd.DataFrame, caption: str, accuracies: bool = False) -> Figure:
@@ -265,16 +299,29 @@ def heatmap(table: pd.DataFrame, caption: str, accuracies: bool = False) -> Figu
     axis.grid(False)
     axis.tick_params(axis="y", rotation=0)
     axis.tick_params(axis="x", rotation=0 if table.shape[1] < 10 else 45, labelsize="small")
-    return figure
+    told = [
+        f"{name}: {', '.join(f'{column} {value:.1f}' for column, value in row.dropna().items())}"
+        for name, row in numbers.iterrows()
+    ]
+    return described(figure, f"Table in colours, {caption}. {'; '.join(told)}.")
 
 
-def beside(published: pd.DataFrame, ours: pd.DataFrame, caption: str, accuracies: bool = False) -> Figure:
+def beside(
+    published: pd.DataFrame,
+    ours: pd.DataFrame,
+    caption: str,
+    comparable: bool = False,
+    accuracies: bool = False,
+) -> Figure:
     """One heatmap: the published table above ours.
 
     published, ours: defenses down, attacks across, by the ledger's names; numbers, Rates or Scores.  Rows and
         columns that only one of them has are shown, empty in the other.
+    comparable: whether ours may be held against a paper's (`Experiment.comparable`); else ours stand alone.
     caption, accuracies: as in `heatmap`.
     """
+    if not comparable:
+        return heatmap(ours, f"{caption} (ours)", accuracies)
     columns = list(dict.fromkeys([*published.columns, *ours.columns]))
     table = pd.concat([published.reindex(columns=columns), ours.reindex(columns=columns)])
     whose = ["published"] * len(published) + ["ours"] * len(ours)
@@ -312,7 +359,11 @@ def radar(series: Mapping[str, Mapping[str, Number]], ylabel: str, low: float | 
     axis.tick_params(axis="y", labelsize="x-small", labelcolor="gray")
     axis.set_title(ylabel, pad=16)
     figure.legend(loc="upper left", bbox_to_anchor=(1.05, 0.9), frameon=False)
-    return figure
+    told = [
+        f"{label(name)}: {', '.join(f'{label(spoke)} {_value(values[spoke]):.1f}' for spoke in spokes)}"
+        for name, values in series.items()
+    ]
+    return described(figure, f"Wheel, {ylabel}. {'; '.join(told)}.")
 
 
 def gains(
@@ -322,7 +373,8 @@ def gains(
 ) -> Figure:
     """Dots with 95 % intervals, a panel for each group: {(panel, line): `gain`}, in order of appearance.
 
-    ▶ green gains, ◀ red loses, ● gray shows no difference.  Panel titles say on how many images.
+    ▶ green gains, ◀ red loses, ● gray shows no difference, ◆ gray is undecided.  Panel titles say on how many
+    images.
     yardstick: {panel: points}, a gray band for what chance alone moves, such as another seed.
     """
     titles = list(dict.fromkeys(panel for panel, _ in scores))
@@ -343,9 +395,11 @@ def gains(
         axis.set_title(f"{label(title)}\n{'–'.join(map(str, counts[:: max(1, len(counts) - 1)]))} images")
     axes[0, 0].set(yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.5))
     axes[0, 0].set_yticklabels([label(line) for line in lines])
-    figure.supxlabel(f"{xlabel}  (▶ gains, ◀ loses, ● no difference seen)", fontsize="medium")
+    marks = "▶ gains, ◀ loses, ● no difference seen, ◆ undecided"
+    figure.supxlabel(f"{xlabel}  ({marks})", fontsize="medium")
     figure.tight_layout()
-    return figure
+    told = [f"{label(panel)}, {label(line)} {score.value:+.1f}" for (panel, line), score in scores.items()]
+    return described(figure, f"Dots with intervals, {xlabel}: {'; '.join(told)}.")
 
 
 def panels(embedded: Mapping[str, tuple], large: Mapping[str, Sequence[bool]] | None = None) -> Figure:
@@ -353,9 +407,8 @@ def panels(embedded: Mapping[str, tuple], large: Mapping[str, Sequence[bool]] | 
 
     large: {title: bool (N,)}, points to be drawn larger, such as the adversarial ones among natural ones.
     """
-    classes = list(
-        dict.fromkeys(one for _, members in embedded.values() for one in np.asarray(members).tolist())
-    )
+    listed = [one for _, members in embedded.values() for one in np.asarray(members).tolist()]
+    classes = list(dict.fromkeys(listed))
     if all(isinstance(one, int) for one in classes):
         classes.sort()
     palette = sns.color_palette("colorblind" if len(classes) <= 10 else "tab20", len(classes))
@@ -369,7 +422,13 @@ def panels(embedded: Mapping[str, tuple], large: Mapping[str, Sequence[bool]] | 
         axis.set(title=title, xticks=[], yticks=[])
     figure.tight_layout()  # before the legend, which would take its room from the last panel
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
-    return figure
+    named = ", ".join(str(label(one)) for one in classes)
+    return described(figure, f"Clouds of points, {', '.join(embedded)}; classes {named}.")
+
+
+def _shown(figure: Figure) -> tuple[bytes, dict[str, str]]:
+    """What a notebook keeps of a figure: its picture, and the words that stand for it."""
+    return png(figure), {"alt": getattr(figure, "alt", "")}
 
 
 def _value(number: Number) -> float:
