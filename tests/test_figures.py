@@ -248,6 +248,8 @@ def test_a_notebook_shows_its_figures_so():
         ("add_ap_re", "ADD-AP-re"),
         ("jatp_prime", "JATP′"),
         ("doa_2", "DOA 2"),
+        ("ddn@1.5", "DDN, ℓ2 ≤ 1.5"),
+        ("home@1.5", "home@1.5"),
         ("a title_of mine", "a title_of mine"),
         (7, 7),
     ],

@@ -128,7 +128,8 @@ DEFENSES = {
 def label(name: object) -> object:
     """How a reader meets the attack, defense, data set … `name` of the ledger or of a profile.
 
-    `pgd_targeted` is PGD-T (towards a given class), `pgd_big` PGD ε′ (the raised budget), `arn_pp` ARN-PP
+    `pgd_targeted` is PGD-T (towards a given class), `pgd_big` PGD ε′ (the raised budget), `ddn@2` what DDN
+    breaks by a change no longer than 2, `arn_pp` ARN-PP
     (trained on the attacks of the set PP), `ape_gan_full` APE-GAN full, `add_ap_re` ADD-AP-re (the target is
     trained again behind it).  What is no such name, a title or a number, stays as it is.
     """
@@ -137,6 +138,9 @@ def label(name: object) -> object:
     known = NAMES | ATTACKS | DEFENSES
     if name in known:
         return known[name]
+    start, at, radius = name.partition("@")
+    if at and label(start) != start:
+        return f"{label(start)}, ℓ2 ≤ {radius}"
     for ending, shown in ENDINGS.items():
         start = name.removesuffix(ending)
         if start != name and label(start) != start:
