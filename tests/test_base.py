@@ -168,6 +168,28 @@ def test_without_full_the_batchs_own_adversarial_examples_count(target):
 
 
 @pytest.mark.parametrize("method", [ApeGan, HGD, NRP])
+def test_every_baseline_crops_and_mirrors_an_image_and_its_adversarial_examples_alike(
+    target, batch, method, monkeypatch
+):
+    """JATP, Section 4.1: "all natural images ... are performed simple data augmentations"."""
+    more = {ApeGan: {"image_size": 16}, HGD: {}, NRP: {"layer": LAYER, "blocks": 1}}[method]
+    if method is NRP:
+        more["self_supervised"] = False
+    one = method(target, width=0.06, in_channels=3, augment=True, **more)
+    x = batch["natural"]
+    pairs = {"natural": x, "adversarial": torch.stack([x / 2, x / 4], 1), "label": batch["label"]}
+    seen = one.inputs(pairs)
+    torch.testing.assert_close(seen["adversarial"][:, 1], seen["natural"] / 4)
+    torch.testing.assert_close(seen["adversarial"][:, 0], seen["natural"] / 2)
+    assert not torch.equal(seen["natural"], x) and torch.equal(seen["label"], batch["label"])
+    used = []
+    monkeypatch.setattr(one, "inputs", lambda batch: used.append(batch) or seen)
+    losses = one.train().training_step(pairs, one.optimizers())
+    assert len(used) == 1 and all(loss.isfinite() for loss in losses.values())
+    assert method(target, width=0.06, in_channels=3, **more).inputs(pairs) is pairs  # only where told
+
+
+@pytest.mark.parametrize("method", [ApeGan, HGD, NRP])
 def test_every_baseline_learns_from_full_adversarial_examples(target, batch, method):
     more = {ApeGan: {"image_size": 16}, HGD: {}, NRP: {"layer": LAYER, "blocks": 1}}[method]
     one = method(target, {"eps": 0.03, "steps": 1}, width=0.06, in_channels=3, **more)

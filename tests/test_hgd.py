@@ -55,6 +55,19 @@ def test_the_unet_subtracts_the_noise_it_predicts():
     torch.testing.assert_close(network(x), x - 0.25)
 
 
+def test_the_unet_has_the_published_stages():
+    """Liao et al., Fig. 3: five blocks down, four of them halving the image, and four up."""
+    network = DenoisingUNet(in_channels=3)
+    shapes = []
+    for stage in [*network.down, *network.up]:
+        stage.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
+    network(torch.rand(1, 3, 32, 32))
+    down = [(64, 32, 32), (128, 16, 16), (256, 8, 8), (256, 4, 4), (256, 2, 2)]
+    assert shapes == [*down, (256, 4, 4), (256, 8, 8), (128, 16, 16), (64, 32, 32)]
+    assert [len(stage) // 3 for stage in network.down] == [2, 3, 3, 3, 3]
+    assert [len(stage) // 3 for stage in network.up] == [3, 3, 3, 2]
+
+
 @pytest.mark.parametrize("in_channels, side", [(1, 28), (3, 32)])
 def test_the_unet_keeps_the_shape(in_channels, side):
     x = torch.rand(2, in_channels, side, side)

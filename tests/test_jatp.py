@@ -147,6 +147,18 @@ def test_augmentation_is_fresh_in_each_step(target, batch, monkeypatch):
     assert not torch.equal(*seen) and seen[0].shape == batch["natural"].shape
 
 
+def test_told_so_it_learns_from_pgd_on_the_pipeline(target, batch, monkeypatch):
+    """DIR, Section 4.1: "the attack used in all methods was PGD"."""
+    method, seen = JATP(target, full={"eps": 0.1, "steps": 1}, **SLIM), []
+    losses = method.losses
+    monkeypatch.setattr(method, "losses", lambda x_adv, x, y: seen.append(x_adv) or losses(x_adv, x, y))
+    torch.manual_seed(1)
+    expected = method.adversarial(batch)[:, 0]
+    torch.manual_seed(1)
+    method.training_step(batch, method.optimizers())
+    assert torch.equal(seen[0], expected) and (expected - batch["natural"]).abs().max() > 0.09
+
+
 def test_the_adversarial_risk_is_equation_4():
     class Table(nn.Module):  # an "image" is the class it is given
         def forward(self, x):

@@ -186,6 +186,16 @@ def test_it_learns_from_its_own_perturbation_without_labels(target, images):
     assert x.shape == images[:6].shape and 0.03 < (x - images[:6]).abs().max() <= 8 / 255 + 1e-6
 
 
+def test_told_so_it_learns_from_the_batchs_adversarial_examples_instead(target, images):
+    """DIR, Section 4.1: "the attack used in all methods was PGD"."""
+    method, seen = NRP(target, self_supervised=False, **SMALL).to(device()), []
+    assert method.learns_from == ("natural", "adversarial")
+    method.purifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    adversarial = torch.stack([images / 2, images / 3], 1)
+    method.training_step({"natural": images, "adversarial": adversarial}, method.optimizers())
+    assert torch.equal(seen[0], torch.cat([images / 2, images / 3]))
+
+
 def test_told_so_it_learns_from_full_adversarial_examples_instead(target, images):
     method, seen = NRP(target, full={"eps": 0.1, "steps": 1}, **SMALL).to(device()), []
     assert method.learns_from == ("natural", "label")

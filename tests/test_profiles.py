@@ -7,7 +7,7 @@ import yaml
 
 from helpers import ROOT, data
 from helpers.lab import profiles
-from helpers.lab.experiment import row_of
+from helpers.lab.experiment import Experiment, row_of
 from helpers.lab.recipes import Recipes
 
 SETTINGS = ROOT / "tests" / "paper_settings.json"
@@ -84,6 +84,81 @@ def test_a_notebook_written_for_quick_finds_its_names_in_the_truth(paper):
         assert {name for name, grid in spec.grids.items() if grid} <= set(whole.grids)
 
 
+# --- what the papers say, place by place ---
+
+
+def method(paper, dataset, name, **changes):
+    """Complete settings of a method in the truth, and its whole recipe."""
+    made = Recipes(paper, dataset, profiles.TRUTH, 0).defense(name, **changes).made
+    return made["settings"], made
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "lisa"])
+def test_arns_section_4_2_trains_on_natural_images_too(dataset):
+    """Seen attacks "together with natural examples as training data to train defense models"; HGD always."""
+    assert method("arn", dataset, "arn")[0]["natural_domain"] is True
+    assert method("arn", dataset, "ape_gan")[0]["natural_domain"] is True
+
+
+@pytest.mark.parametrize(
+    "paper, dataset, counts",
+    [
+        ("add", "svhn", (60_000, 10_000)),  # Appendix C.1
+        ("add", "lisa", (3508, 1164)),
+        ("arn", "lisa", (3509, 1148)),  # Section 4.1
+    ],
+)
+def test_numbers_of_images_are_the_papers(paper, dataset, counts):
+    spec = profiles.load(paper, profiles.TRUTH)[dataset]
+    assert (spec.train, spec.test) == counts
+
+
+@pytest.mark.parametrize("paper", ["jatp", "dir"])
+@pytest.mark.parametrize("dataset", ["cifar10", "svhn"])
+def test_every_denoiser_crops_and_mirrors(paper, dataset):
+    """JATP, Section 4.1, for all methods; DIR's released code for its own, and so its baselines."""
+    for name, spec in profiles.load(paper, profiles.TRUTH)[dataset].methods.items():
+        assert method(paper, dataset, name)[0]["augment"] is True, (name, spec)
+
+
+def test_dirs_methods_are_all_trained_on_pgd_with_five_steps():
+    """DIR, Section 4.1: "the attack used in all methods was PGD attack ... a step number of 5"."""
+    five = {"eps": 8 / 255, "steps": 5, "step_size": 2 / 255}
+    recipes = Recipes("dir", "cifar10", profiles.TRUTH, 0)
+    for name in ("ape_gan", "hgd", "nrp"):
+        (seen,) = recipes.defense(name, seen="p").made["seen"]
+        assert seen["attack"] == "pgd" and five.items() <= seen["settings"].items()
+    assert method("dir", "cifar10", "nrp")[0]["self_supervised"] is False
+    for name in ("jatp", "jatp_natural", "ape_gan_full", "hgd_full", "nrp_full"):
+        assert method("dir", "cifar10", name)[1]["inner"]["full"]["settings"].items() >= five.items()
+    assert five.items() <= method("dir", "cifar10", "dir")[0].items()
+    for row in ("table 1", "table 2", "figure 6(b)"):
+        assert {"row": "nrp", "defense": "nrp", "seen": "p"} in recipes.spec.grids[row]
+
+
+def test_a_quick_rate_does_not_reach_the_truth():
+    assert method("dir", "cifar10", "jatp_natural")[0]["learning_rate"] == 0.01  # JATP, Section 4.1
+
+
+def test_what_dir_released_is_pre_trained_with_misplaces_halves_too():
+    settings, made = method("dir", "cifar10", "dir_released")
+    assert settings["misplaced"] is True and made["pretrained"]["settings"]["misplaced"] is True
+    assert method("dir", "cifar10", "dir")[1]["pretrained"]["settings"]["misplaced"] is False
+
+
+@pytest.mark.parametrize("paper", ["add", "arn"])
+def test_lid_looks_for_20_of_100_images_as_ma_et_al(paper):
+    sizes = profiles.load(paper, profiles.TRUTH)["mnist"].sizes
+    assert (sizes["lid neighbours"], sizes["lid minibatch"]) == (20, 100)
+
+
+def test_a_size_is_asked_for_by_its_name():
+    lab = Experiment("add", "mnist", profiles.TRUTH)
+    assert lab.size("votes") == 100
+    with pytest.raises(ValueError, match="unknown size of .*'vote'; choose one of lid neighbours"):
+        lab.size("vote")
+
+
 def truth():
     """{paper, data set, kind and name: the paper's settings}, without what only chooses among them."""
     found = {}
@@ -122,6 +197,7 @@ mnist:
     pgd: {attack: pgd, settings: {eps: 8/255, steps: 40}}
   methods:
     arn: {method: arn.ARN, epochs: 100, batch_size: 300, settings: {theta: 0.1}}
+  sizes: {votes: 100}
 """
 
 
@@ -179,6 +255,7 @@ mnist:
         ("minst: {train: 1}", "toy.quick.yaml: / has no 'minst' to change; it has mnist"),
         ("mnist: {attacks: {pdg: {test: 1}}}", "/mnist/attacks has no 'pdg' to change; it has pgd"),
         ("mnist: {methods: {arm: {epochs: 1}}}", "/mnist/methods has no 'arm' to change; it has arn"),
+        ("mnist: {sizes: {vote: 1}}", "/mnist/sizes has no 'vote' to change; it has votes"),
         ("mnist: {trian: 1}", r"(?s)toy.quick.yaml, mnist:.*trian.*not permitted"),
         ("mnist: {attacks: {pgd: {epsilon: 1}}}", r"(?s)attacks.pgd.epsilon.*not permitted"),
         ("mnist: {methods: {arn: {epoch: 1}}}", r"(?s)methods.arn.epoch\b.*not permitted"),

@@ -51,12 +51,12 @@ def _stage(convolution: type[nn.Module], c_in: int, c_out: int) -> list[nn.Modul
 class ApeGan(Denoiser):
     """The denoiser G(x̃) and its discriminator; (N,C,S,S) in [0,1] -> the same, restored.
 
-    target, full: as in `Denoiser`; without `full` no target is needed.
+    target, full, augment: as in `Denoiser`; without `full` no target is needed.
     width: scales the channels.
     in_channels, image_size: C and S.
     learning_rate: of Adam, for both networks.
     xi_mse, xi_adv: weights ξ₁, ξ₂ of the generator's loss (Jin et al., Eq. 3).
-    natural_domain: natural images are inputs too, as one more attack (ADD, Section 4.1).
+    natural_domain: natural images are inputs too, as one more attack (ADD, Section 4.1; ARN, Section 4.2).
     deep: ADD's APE-GAN-D.  The paper says no more than "a deeper network"; here it has the networks of
         ADD, encoder and generator for G, image discriminator for D, so that nothing but the losses differs.
     """
@@ -73,8 +73,9 @@ class ApeGan(Denoiser):
         xi_adv: float = 0.3,
         natural_domain: bool = False,
         deep: bool = False,
+        augment: bool = False,
     ) -> None:
-        super().__init__(target, full)
+        super().__init__(target, full, augment=augment)
         if deep:
             encoder, generator = (
                 Encoder(width, in_channels, image_size),
@@ -103,6 +104,7 @@ class ApeGan(Denoiser):
         `wanted` (B,C,S,S), where the batch has it: generate these instead of the natural images (ADD,
         Appendix G.3).
         """
+        batch = self.inputs(batch)
         natural = batch["natural"]
         x = stacked(self.adversarial(batch), natural if self.natural_domain else None)
         wanted = batch.get("wanted", natural).repeat(len(x) // len(natural), 1, 1, 1)

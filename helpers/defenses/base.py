@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from helpers.attacks import attackable
 from helpers.attacks.pgd import pgd
 from helpers.threats import Defended
-from helpers.training import Tensors
+from helpers.training import Tensors, crop_and_flip
 
 
 class Denoiser(nn.Module):
@@ -25,13 +25,18 @@ class Denoiser(nn.Module):
     full: train on full adversarial examples, those of the whole pipeline, rebuilt in each step (JATP, Section
         2.2); settings of that PGD (`helpers.attacks.pgd`).  None: on the adversarial examples of the batch.
     joint: a copy of the target is trained along, and kept as `joint_target`.
+    augment: train on random crops and mirror images.
     Raises ValueError for `joint` without a target, or settings that PGD does not take.
     """
 
     revision: int = 1  # see `helpers.defenses`
 
     def __init__(
-        self, target: nn.Module | None = None, full: dict | None = None, joint: bool = False
+        self,
+        target: nn.Module | None = None,
+        full: dict | None = None,
+        joint: bool = False,
+        augment: bool = False,
     ) -> None:
         super().__init__()
         if joint and target is None:
@@ -41,7 +46,7 @@ class Denoiser(nn.Module):
         # A plain attribute: a submodule would be saved, trained and switched to train mode.
         object.__setattr__(self, "target", target)
         self.joint_target = own_copy(target).requires_grad_() if joint else None
-        self.full = full
+        self.full, self.augment = full, augment
 
     @property
     def learns_from(self) -> tuple[str, ...]:
@@ -59,6 +64,17 @@ class Denoiser(nn.Module):
     def target_in_training(self) -> AbstractContextManager[nn.Module]:
         """`with` this as target: in eval mode and frozen, or the copy that is trained along, as it is."""
         return attackable(self.target) if self.joint_target is None else nullcontext(self.joint_target)
+
+    def inputs(self, batch: Tensors) -> Tensors:
+        """The batch; with `augment` each image is cropped and mirrored, and all its versions are alike."""
+        if not self.augment:
+            return batch
+        versions = {name: t.flatten(1, -3) for name, t in batch.items() if t.dim() > 3}
+        cut = crop_and_flip(torch.cat(list(versions.values()), 1))
+        parts = cut.split([t.shape[1] for t in versions.values()], 1)
+        return batch | {
+            name: part.reshape(batch[name].shape) for name, part in zip(versions, parts, strict=True)
+        }
 
     def adversarial(self, batch: Tensors) -> Tensor:
         """The batch's adversarial examples (B,K,C,S,S), or with `full` those of the pipeline, (B,1,C,S,S).

@@ -12,7 +12,7 @@ from helpers.attacks.pgd import in_format_of, pgd
 from helpers.defenses.base import Denoiser, descend, detached, fresh_seed, own_copy
 from helpers.losses import kl
 from helpers.networks.scaling import scaled
-from helpers.training import Optimizers, Tensors, crop_and_flip
+from helpers.training import Optimizers, Tensors
 
 HEADS = 3
 
@@ -180,9 +180,9 @@ class DIRPretraining(Denoiser):
     """
 
     def __init__(self, learning_rate: float = 1.5e-4, augment: bool = True, **discard) -> None:
-        super().__init__()
+        super().__init__(augment=augment)
         self.denoiser = Discard(**discard)
-        self.learning_rate, self.augment = learning_rate, augment
+        self.learning_rate = learning_rate
 
     def forward(self, x: Tensor) -> Tensor:
         return self.denoiser(x)
@@ -202,10 +202,8 @@ class DIRPretraining(Denoiser):
 
         x' is natural or adversarial (Algorithm 1); `natural` (B,C,S,S), `adversarial` (B,A,C,S,S).
         """
-        natural = batch["natural"]
-        images = torch.cat([natural[:, None], batch["adversarial"]], 1)
-        if self.augment:  # an image and its adversarial examples are cut alike
-            images = crop_and_flip(images.flatten(1, 2)).view_as(images)
+        batch = self.inputs(batch)
+        images = torch.cat([batch["natural"][:, None], batch["adversarial"]], 1)
         wanted = images[:, :1].expand_as(images).flatten(0, 1)
         restored = self.denoiser.each(images.flatten(0, 1)).float()
         loss = F.mse_loss(restored, wanted.expand_as(restored))
@@ -223,7 +221,7 @@ class DIR(Denoiser):
         game's perturbation δ.
     mse: weight of ‖x̃ − x‖², for training without pre-training (Section 4.3); 0 in the method itself.
     learning_rate: of SGD with a momentum of 0.9.
-    augment: random crops and mirror images.
+    augment: random crops and mirror images, those of the released code.
     discard: settings of `Discard`.
 
     The paper trains the denoiser alone.  Five of the things that the released code does otherwise are
@@ -256,13 +254,13 @@ class DIR(Denoiser):
         augment: bool = True,
         **discard,
     ) -> None:
-        super().__init__(target, joint=joint)
+        super().__init__(target, joint=joint, augment=augment)
         self.denoiser = Discard(**discard)
         if pretrained is not None:
             self.denoiser.load_state_dict(pretrained.denoiser.state_dict())
         self.attack = {"eps": eps, "step_size": step_size, "steps": steps}
         self.alpha, self.mse, self.projected, self.held = alpha, mse, projected, held
-        self.learning_rate, self.augment = learning_rate, augment
+        self.learning_rate = learning_rate
 
     def forward(self, x: Tensor) -> Tensor:
         return self.denoiser(x)
@@ -334,9 +332,8 @@ class DIR(Denoiser):
 
     def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
         """Algorithm 1, lines 3–11; `natural` (B,C,S,S), `label` (B,)."""
+        batch = self.inputs(batch)
         x, y = batch["natural"], batch["label"]
-        if self.augment:
-            x = crop_and_flip(x)
         visible = self.masks(x)
         x_adv = self.white_box(x, y, visible)
         losses = self.losses(x_adv, x, y, visible)

@@ -1,5 +1,7 @@
 """HGD: the high-level representation guided denoiser (Liao et al., CVPR 2018)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,27 +17,29 @@ class DenoisingUNet(nn.Module):
 
     It predicts the noise, x̂ = x − d̂: clean input is left alone by predicting zero.  Like the
     published one it does not clip x̂, since clipping would hide gradients from an attacker.
-    The published network has four stride-2 stages for 299×299 images; a 28 or 32 pixel image
-    is left with at least 4×4 by two, so two are used, with the published widths.
+    Four stride-2 stages down, 32 → 16 → 8 → 4 → 2 or 28 → 14 → 7 → 4 → 2, and four up, of the published
+    widths and depths; the published images have 299×299 pixels.
     """
 
     def __init__(self, width: float = 1.0, in_channels: int = 1) -> None:
         super().__init__()
-        c1, c2, c3 = scaled(width, 64, 128, 256)
-        self.down1 = _stack(in_channels, c1, 2, 1)
-        self.down2 = _stack(c1, c2, 3, 2)
-        self.down3 = _stack(c2, c3, 3, 2)
-        self.up2 = _stack(c3 + c2, c2, 3, 1)
-        self.up1 = _stack(c2 + c1, c1, 2, 1)
-        self.noise = nn.Conv2d(c1, in_channels, 1)
+        first, *deeper = scaled(width, 64, 128, 256, 256, 256)
+        steps = list(pairwise([first, *deeper]))
+        self.down = nn.ModuleList([_stack(in_channels, first, 2, 1), *(_stack(a, b, 3, 2) for a, b in steps)])
+        self.up = nn.ModuleList(_stack(a + b, a, 3, 1) for a, b in steps[:0:-1])
+        self.up.append(_stack(first + deeper[0], first, 2, 1))
+        self.noise = nn.Conv2d(first, in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        d1 = self.down1(x)
-        d2 = self.down2(d1)
-        d3 = self.down3(d2)
-        u2 = self.up2(torch.cat([F.interpolate(d3, d2.shape[2:]), d2], 1))
-        u1 = self.up1(torch.cat([F.interpolate(u2, d1.shape[2:]), d1], 1))
-        return x - self.noise(u1)
+        features = [x]
+        for stage in self.down:
+            features.append(stage(features[-1]))
+        out = features.pop()
+        for stage in self.up:
+            beside = features.pop()
+            larger = F.interpolate(out, beside.shape[2:], mode="bilinear")
+            out = stage(torch.cat([larger, beside], 1))
+        return x - self.noise(out)
 
 
 def _stack(c_in: int, c_out: int, depth: int, stride: int) -> nn.Module:
@@ -50,11 +54,13 @@ def _stack(c_in: int, c_out: int, depth: int, stride: int) -> nn.Module:
 class HGD(Denoiser):
     """A denoising U-Net trained to give the target the logits it gives the natural example.
 
-    target, full: as in `Denoiser`; the target guides the training.
+    target, full, augment: as in `Denoiser`; the target guides the training.
     width: scales the channels.
     in_channels: C.
     learning_rate: of Adam.
     """
+
+    revision = 2  # four stages, bilinear
 
     def __init__(
         self,
@@ -63,8 +69,9 @@ class HGD(Denoiser):
         width: float = 1.0,
         in_channels: int = 1,
         learning_rate: float = 1e-3,
+        augment: bool = False,
     ) -> None:
-        super().__init__(target, full)
+        super().__init__(target, full, augment=augment)
         self.unet = DenoisingUNet(width, in_channels)
         self.learning_rate = learning_rate
         self.to(memory_format=torch.channels_last)  # faster, and the same function
@@ -82,6 +89,7 @@ class HGD(Denoiser):
         As in that paper the natural examples are among the inputs, so that the denoiser learns to leave them
         alone.
         """
+        batch = self.inputs(batch)
         natural = batch["natural"]
         x = stacked(self.adversarial(batch), natural)
         with attackable(self.target) as target:  # in eval mode and frozen

@@ -13,13 +13,14 @@ from helpers.defenses.base import Denoiser, ablated, descend, detached, fresh_se
 from helpers.defenses.nrp import NRPPurifier
 from helpers.losses import boosted_cross_entropy
 from helpers.networks.features import features_at
-from helpers.training import Optimizers, Tensors, crop_and_flip
+from helpers.training import Optimizers, Tensors
 
 
 class JATP(Denoiser):
     """The denoiser P, trained on adversarial examples of the whole pipeline T∘P; (N,C,S,S) in [0,1].
 
-    target: the classifier T, frozen (see `Denoiser`).
+    target, augment: the classifier T, frozen; see `Denoiser`.
+    full: as in `Denoiser`; learn from these, not from those of Eq. 5 (DIR, Section 4.1).
     layer: T's layer of f* and t*, a name of its `named_modules()`.  "The last convolution layer in the third
         basic block" (Section 3.1) is read as the third of ResNet-18's eight blocks.
     alpha, beta: weights of the feature similarity (Eq. 9) and of the pixel loss (Eq. 10).
@@ -30,7 +31,6 @@ class JATP(Denoiser):
         does not say how; here by the same loss and the same optimizer.
     width, in_channels, blocks: as in `NRPPurifier`: the denoiser is NRP's, of three basic blocks.
     learning_rate: of SGD with a momentum of 0.9.
-    augment: random crops and mirror images.
     Raises ValueError for an unknown term, or `joint` without a target.
 
     Eq. 6, "a L2 loss", is the mean square over the pixels, as Eq. 8 is over the features.  Its printed form,
@@ -42,6 +42,7 @@ class JATP(Denoiser):
     def __init__(
         self,
         target: nn.Module | None = None,
+        full: dict | None = None,
         layer: str = "blocks.2.conv2",
         alpha: float = 5.0,
         beta: float = 3.0,
@@ -56,11 +57,11 @@ class JATP(Denoiser):
         learning_rate: float = 0.01,
         augment: bool = True,
     ) -> None:
-        super().__init__(target, joint=joint)
+        super().__init__(target, full, joint, augment)
         self.denoiser = NRPPurifier(width, in_channels, blocks)
         self.layer, self.attack = layer, {"eps": eps, "step_size": step_size, "steps": steps}
         self.weights = ablated({"bce": 1.0, "fsm": alpha, "pix": beta}, without)
-        self.learning_rate, self.augment = learning_rate, augment
+        self.learning_rate = learning_rate
         self.to(memory_format=torch.channels_last)  # faster, and the same function
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,10 +106,9 @@ class JATP(Denoiser):
 
     def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
         """Algorithm 1, lines 3–6; `natural` (B,C,S,S), `label` (B,)."""
+        batch = self.inputs(batch)
         x, y = batch["natural"], batch["label"]
-        if self.augment:
-            x = crop_and_flip(x)
-        x_adv = self.full_adversarial(x, y)
+        x_adv = self.full_adversarial(x, y) if self.full is None else self.adversarial(batch)[:, 0]
         losses = self.losses(x_adv, x, y)
         loss = self.overall(losses)
         descend(loss, optimizers["sgd"])

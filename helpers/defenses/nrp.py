@@ -111,7 +111,9 @@ class NRP(Denoiser):
     target: the network F whose features are disturbed and restored, frozen (see `Denoiser`).  NRP's is an
         ImageNet VGG-16, up to conv3-3; here it is the target, so that this purifier, unlike NRP's, is made
         for one target.
-    full: as in `Denoiser`; learn from these, not from the self-supervised perturbation.
+    full, augment: as in `Denoiser`.
+    self_supervised: learn from the self-supervised perturbation, unless there is `full`.  False: from the
+        adversarial examples of the batch (DIR, Section 4.1).
     layer: F's layer, a name of its `named_modules()`.
     eps, step_size, steps: the self-supervised perturbation; eps is JATP's.  The released attack makes 100
         steps of 0.01; ten are enough to cross a ball of 8/255.
@@ -138,18 +140,20 @@ class NRP(Denoiser):
         in_channels: int = 3,
         blocks: int = 3,
         learning_rate: float = 1e-4,
+        self_supervised: bool = True,
+        augment: bool = False,
     ) -> None:
-        super().__init__(target, full)
+        super().__init__(target, full, augment=augment)
         self.purifier = NRPPurifier(width, in_channels, blocks)
         self.critic = NRPDiscriminator(width, in_channels)
         self.layer, self.attack = layer, {"eps": eps, "step_size": step_size, "steps": steps}
         self.alpha, self.gamma, self.lambda_ = alpha, gamma, lambda_
-        self.learning_rate = learning_rate
+        self.learning_rate, self.self_supervised = learning_rate, self_supervised and full is None
         self.to(memory_format=torch.channels_last)  # faster, and the same function
 
     @property
     def learns_from(self) -> tuple[str, ...]:
-        return ("natural",) if self.full is None else ("natural", "label")
+        return ("natural",) if self.self_supervised else super().learns_from
 
     def forward(self, x: Tensor) -> Tensor:
         return self.purifier(x)
@@ -175,12 +179,14 @@ class NRP(Denoiser):
             return F.mse_loss(see(restored)[1].float(), wanted.float())
 
     def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
-        """`natural` (B,C,S,S); `label` (B,): with `full`."""
+        """`natural` (B,C,S,S), and unless it is `self_supervised` what `adversarial` takes."""
+        batch = self.inputs(batch)
         natural = batch["natural"]
-        if self.full is None:
+        if self.self_supervised:
             x = self.self_supervised_perturbation(natural)
         else:
             x = stacked(self.adversarial(batch))
+            natural = natural.repeat(len(x) // len(natural), 1, 1, 1)
         restored = self.purifier(x)
 
         critic = relativistic_loss(self.critic(natural), self.critic(restored.detach()))

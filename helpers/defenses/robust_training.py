@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from helpers.attacks import ATTACKS, attackable, draws
-from helpers.attacks.pgd import ascend, box, in_format_of, log_odds, pgd
+from helpers.attacks.pgd import ascend, in_format_of, log_odds, pgd
 from helpers.defenses.base import adam, check_settings, descend, detached, fresh_seed
 from helpers.losses import boosted_cross_entropy, kl
 from helpers.networks import build
@@ -311,7 +311,7 @@ class Mma(Classifier):
         eps = eps.view(-1, 1, 1, 1)
         with attackable(self.network):
             x = in_format_of(self.network, x)
-            low, high = box(x, eps)
+            low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
 
             # `ascend` knows one radius for all: it walks the unit cube, which stands for each image's box.
             def loss(place: Tensor) -> Tensor:

@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from helpers import threats
 from helpers.lab import make, profiles
-from helpers.lab.recipes import Recipe, Recipes
+from helpers.lab.recipes import Recipe, Recipes, Seen
 from helpers.threats import Defended, made_from
 
 
@@ -71,6 +70,10 @@ class Experiment:
         """What the table or ablation `name` runs through at this scale, from the profile."""
         return list(profiles.choose(self.recipes.spec.grids, name, f"grid of {self}"))
 
+    def size(self, name: str) -> int:
+        """A number that grows with the scale, such as the "votes" of a smoothed classifier."""
+        return profiles.choose(self.recipes.spec.sizes, name, f"size of {self}")
+
     def defenses(self, grid: str) -> dict[str, Defense]:
         """The defenses of a grid, by their names in the ledger ("none", "at_pgd", "arn_pp").
 
@@ -106,7 +109,7 @@ class Experiment:
         self,
         name: str,
         *,
-        seen: str | Sequence[str] = (),
+        seen: Seen = (),
         target: str | None = None,
         wanted: str | None = None,
         **changes: Any,
@@ -144,16 +147,14 @@ class Experiment:
         keep: str = "",
         **changes: Any,
     ) -> Tensor:
-        """Adversarial images for the first images of `split`, in the order of `images`.
-
-        -> (n,C,H,W) on the device.
+        """Adversarial images (n,C,H,W), on the device, for the first of `split` in the order of `images`.
 
         name: an attack of the profile, such as "pgd", or any other that is registered, with its own defaults.
             Targeted attacks aim at `targets()`.
         model: what is attacked: a handle, a target, or what a threat model of `helpers.threats` makes of
             them. The result is kept under the key of the model's recipe.
-        n: by default the attack's `test` in the profile, else the profile's `test` for a bare target and
-            `adaptive_test` for a pipeline.
+        n: by default all of the training split; of the test split the attack's `test` in the profile, else
+            the profile's `test` for a bare target and `adaptive_test` for a pipeline.
         keep: for a model of your own, which has no recipe: a name to keep the result under, else it is not
             kept.
         changes: settings of the attack, e.g. `eps=0.4`.
@@ -162,7 +163,7 @@ class Experiment:
         victim = made_from(model)
         if keep and victim is not None:
             raise ValueError(
-                f"keep={keep!r}: the model is the lab's, and kept under its own recipe; leave `keep` out"
+                f"keep={keep!r}: the model is the lab's, and kept under its own recipe: leave it out"
             )
         recipe = self.recipes.attack(name, victim, split=split, n=n, **changes)
         if victim is not None:
@@ -217,9 +218,8 @@ def _is_request(value):
 def _recipe(keyword, module):
     recipe = made_from(module)
     if recipe is None:
-        raise ValueError(
-            f"{keyword}: only networks of the lab have a recipe, not a {type(module).__name__} of your own"
-        )
+        kind = type(module).__name__
+        raise ValueError(f"{keyword}: only networks of the lab have a recipe, not a {kind} of your own")
     return recipe
 
 

@@ -18,6 +18,14 @@ FOLDER = Path(__file__).parent / "papers"
 TRUTH = "paper"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which fractions such as 8/255 are numbers."""
+
+
+_Loader.add_implicit_resolver("!fraction", re.compile(r"\d+/\d+$"), list("0123456789"))
+_Loader.add_constructor("!fraction", lambda loader, node: float(Fraction(node.value)))
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,6 +70,7 @@ class DatasetSpec(_Strict):
     targets: ready-made classifiers under names of the experiment's own.
     seen: the attacks that a denoiser is trained on, under the paper's names for such sets.
     grids: what a table or an ablation runs through at this scale.
+    sizes: other numbers that grow with the scale, by what they count.
     source: of the images, where the profile's does not hold.
     """
 
@@ -75,6 +84,7 @@ class DatasetSpec(_Strict):
     attacks: dict[str, AttackSpec]
     methods: dict[str, MethodSpec]
     grids: dict[str, list[Any]] = Field(default_factory=dict)
+    sizes: dict[str, PositiveInt] = Field(default_factory=dict)
 
 
 class Profile(_Strict):
@@ -130,12 +140,12 @@ def load(paper: str, name: str = "quick") -> dict[str, DatasetSpec]:
 def read(file: Path) -> dict:
     """The content of a YAML file; fractions such as 8/255 are numbers.  ValueError names a broken file."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold names and what they mean, name: …; it holds {content!r}")
-    return _with_fractions(content)
+    return content
 
 
 def merged(whole: dict, change: dict, file: Path, place: str = "") -> dict:
@@ -143,9 +153,9 @@ def merged(whole: dict, change: dict, file: Path, place: str = "") -> dict:
 
     file: where `change` is from, for the message.
     place: where in the file this is, such as /mnist/attacks; the top by default.
-    A change of a data set, attack or method that `whole` does not have is a ValueError: the truth has all.
+    A change of a data set, attack, method or size that `whole` does not have is a ValueError: it has all.
     """
-    closed = not place or place.endswith(("/attacks", "/methods"))
+    closed = not place or place.endswith(("/attacks", "/methods", "/sizes"))
     result = dict(whole)
     for name, value in change.items():
         if closed and name not in whole:
@@ -167,13 +177,3 @@ def _validated(model, content, place):
         return model.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"{place}: {error}") from error
-
-
-def _with_fractions(value):
-    if isinstance(value, dict):
-        return {name: _with_fractions(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_with_fractions(one) for one in value]
-    if isinstance(value, str) and re.fullmatch(r"\d+/\d+", value):
-        return float(Fraction(value))
-    return value
