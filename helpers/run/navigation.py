@@ -1,0 +1,68 @@
+"""Previous, next, index and glossary in every notebook: `python -m helpers.run.navigation [FOLDER]`.
+
+The links stand in two cells with the tag "navigation", below the title and at the end.  They follow from the
+names of the files and their titles alone, so that a second run changes nothing.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import nbformat
+
+from helpers import ROOT, write_atomically
+
+TAG = "navigation"
+INDEX, GLOSSARY = "00_start_here.ipynb", "01_attacks.ipynb#Glossary"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m helpers.run.navigation", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "notebooks")
+    for name in update(parser.parse_args().folder):
+        print(name)
+
+
+def update(folder: Path) -> list[str]:
+    """Write the links into all notebooks of `folder`; -> names of those that have changed."""
+    files = sorted(folder.glob("[0-9]*.ipynb"))
+    notebooks = [nbformat.read(file, as_version=4) for file in files]
+    titles = {file.name: title(notebook) for file, notebook in zip(files, notebooks, strict=True)}
+    changed = []
+    for file, notebook in zip(files, notebooks, strict=True):
+        content = links(file.name, titles)
+        cells = [cell for cell in notebook.cells if TAG not in cell.metadata.get("tags", [])]
+        top, end = _cell(f"{TAG}-top", content), _cell(f"{TAG}-end", content)
+        cells = [cells[0], top, *cells[1:], end]
+        if cells != notebook.cells:
+            notebook.cells = cells
+            write_atomically(file, lambda temporary, notebook=notebook: nbformat.write(notebook, temporary))
+            changed.append(file.name)
+    return changed
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    """The first heading of a notebook, as far as the colon; ValueError if its first cell has none."""
+    found = re.match(r"# +([^:\n]+)", notebook.cells[0].source)
+    if not found:
+        raise ValueError("a notebook's first cell begins with a heading, # Title: more about it")
+    return found[1].strip()
+
+
+def links(name: str, titles: dict[str, str]) -> str:
+    """The line of links of the notebook `name`; titles: {file name: title}, in the order of reading."""
+    names = list(titles)
+    place = names.index(name)
+    parts = [f"[← {titles[before]}]({before})" for before in names[max(0, place - 1) : place]]
+    parts += [f"[All notebooks]({INDEX})"] if name != INDEX else []
+    parts += [f"[Glossary]({GLOSSARY})"]
+    parts += [f"[{titles[after]} →]({after})" for after in names[place + 1 : place + 2]]
+    return " | ".join(parts)
+
+
+def _cell(id: str, source: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_markdown_cell(source, id=id, metadata={"tags": [TAG]})
+
+
+if __name__ == "__main__":
+    main()
