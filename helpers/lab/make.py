@@ -9,14 +9,15 @@ made twice.
 import hashlib
 import importlib
 import math
-from functools import cache
+import time
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from helpers import data, device, seeded, source
+from helpers import data, device, seeded, source, write_atomically
 from helpers.attacks import ATTACKS, draws, random_targets, stickers
 from helpers.lab import artifacts
 from helpers.lab.artifacts import Artifact
@@ -25,9 +26,12 @@ from helpers.networks.zoo import load_target
 from helpers.threats import Defended, made_from
 from helpers.training import Tensors, fit
 
-# Attacks run on this many images at a time; those on many passes at once (EOT), whose graphs are all in
-# memory, on # fewer: so many that there are this many passes.
-CHUNK, PASSES = 500, 2000
+# Attacks run on this many images at a time (more of them leave a CPU's caches); those on many passes at once
+# (EOT), whose graphs are all in memory, on fewer: so many that there are this many passes.
+CHUNK, PASSES = {"cpu": 100, "cuda": 500}, 2000
+
+# After how many seconds an attack saves what it has.
+PATIENCE = 60
 
 # Networks that are in memory already, by the key of their recipe and the folder of artifacts.
 _networks: dict[tuple[str, Path], nn.Module] = {}
@@ -101,7 +105,7 @@ def adversarial(recipe: Recipe, victim: nn.Module | None = None, keep: str = "")
 
     def build(checkpoint: Path) -> tuple[Tensors, dict]:
         model = network(recipe.parts["victim"]) if victim is None else victim
-        return {"images": _attacked(recipe, model)}, {}
+        return {"images": _attacked(recipe, model, checkpoint)}, {}
 
     made = recipe.made
     kind = f"{made['images']['name']}-{made['attack']}-{made['images']['split']}"
@@ -177,8 +181,8 @@ def _training_data(method: nn.Module, recipe: Recipe) -> Tensors:
     return tensors
 
 
-def _attacked(recipe: Recipe, model: nn.Module) -> Tensor:
-    """The attack itself, on as many images at a time as fit into memory."""
+def _attacked(recipe: Recipe, model: nn.Module, checkpoint: Path | None = None) -> Tensor:
+    """The attack itself, on as many images at a time as fit into memory; it goes on from `checkpoint`."""
     made = recipe.made
     if made["attack"] not in ATTACKS:
         raise ValueError(
@@ -192,11 +196,23 @@ def _attacked(recipe: Recipe, model: nn.Module) -> Tensor:
         settings["seed"] = made["seed"]
     if "mask" in settings:  # by its name, so that it can be part of the key
         settings["mask"] = stickers.mask(settings["mask"], size=x.shape[-1])
+    if "references" in made:
+        settings["references"], settings["classes"] = natural(made["references"])
     passes = math.prod(getattr(module, "samples", 1) for module in model.modules())
-    chunk = min(CHUNK, max(1, PASSES // passes))
-    chunks = zip(x[: made["n"]].split(chunk), y[: made["n"]].split(chunk), strict=True)
-    attack = ATTACKS[made["attack"]]
-    return torch.cat([attack(model, xs, ys, targeted=made["targeted"], **settings) for xs, ys in chunks])
+    chunk = min(CHUNK[x.device.type], max(1, PASSES // passes))
+    attack = partial(ATTACKS[made["attack"]], model, targeted=made["targeted"], **settings)
+    x, y = x[: made["n"]], y[: made["n"]]
+    parts, saved = [x[:0]], time.monotonic()
+    if checkpoint and checkpoint.exists():
+        parts = [torch.load(checkpoint, x.device)]
+    for start in range(len(parts[0]), len(x), chunk):
+        few = slice(start, start + chunk)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=made.get("precision") == "bf16"):
+            parts.append(attack(x[few], y[few]))
+        if checkpoint and time.monotonic() - saved > PATIENCE:
+            parts, saved = [torch.cat(parts)], time.monotonic()
+            write_atomically(checkpoint, partial(torch.save, parts[0]))
+    return torch.cat(parts)
 
 
 def _weights(model: nn.Module) -> str:

@@ -26,6 +26,9 @@ COUNTED = ("seen", "images")
 # `modules`.
 MODULES = ("target", "start", "pretrained", "behind")
 
+# Attacks that a method is trained on: their names, or the profile's name for a set of them.
+Seen = str | Sequence[str]
+
 # What an attack takes that is no setting: the seed is the experiment's.
 GIVEN = ("model", "x", "y", "targeted", "seed")
 
@@ -100,7 +103,7 @@ class Recipes:
             images["content"] = _content(ROOT / "data" / "samples" / f"{self.dataset}_{split}.npz")
         return images
 
-    def seen(self, attacks: str | Sequence[str]) -> list[str]:
+    def seen(self, attacks: Seen) -> list[str]:
         """Names of attacks; a string is the profile's name for a set of them."""
         if isinstance(attacks, str):
             return profiles.choose(self.spec.seen, attacks, "set of seen attacks")
@@ -128,19 +131,12 @@ class Recipes:
         self,
         name: str,
         *,
-        seen: str | Sequence[str] = (),
+        seen: Seen = (),
         target: str | None = None,
         wanted: str | None = None,
         **changes: Any,
     ) -> Recipe:
-        """A method of the profile, trained.
-
-        seen: attacks on the target whose examples it is trained on.
-        target: the classifier that it is trained with, by name.
-        wanted: the attack whose examples it should generate instead of natural ones (ADD, Appendix G.3).
-        changes: settings of the method, or its epochs and batch_size; a Recipe for a network.
-        ValueError for what the method does not take, and for names that do not exist.
-        """
+        """A method of the profile, trained; all as in `Experiment.defense`, but a Recipe for a network."""
         spec = profiles.choose(self.spec.methods, name, f"method of paper {self.place['paper']}")
         attacks = self.seen(seen)
         asked = {**self.place, "defense": name, "seen": attacks, "target": target, "wanted": wanted}
@@ -181,15 +177,9 @@ class Recipes:
     def attack(
         self, name: str, victim: Recipe | None, *, split: str = "test", n: int | None = None, **changes: Any
     ) -> Recipe:
-        """Adversarial images for the first images of a split.
+        """Adversarial images; all as in `Experiment.attack`, but victim, what is attacked, is a Recipe.
 
-        name: an attack of the profile, or any other that is registered, with its own defaults.
-        victim: what is attacked; None: a network without a recipe.
-        split: "train" or "test".
-        n: how many images; by default all of the training split, on the test split the attack's `test`, else
-            the profile's `test` for a bare target and `adaptive_test` for a pipeline.
-        changes: settings of the attack.
-        ValueError for a setting that it does not take, or lacks, and for names that do not exist.
+        It is None for a network without one.
         """
         spec = self.spec.attacks.get(name) or self._unlisted(name)
         definition = source.attack(spec.attack)
@@ -209,8 +199,14 @@ class Recipes:
             "n": min(there, default=None),
             "seed": self.seed,
         }
+        if split == "train" and "eps" in settings and self.profile.precision != "fp32":
+            # In a ball of fixed size bf16 finds as much; attacks that look for the smallest change do not.
+            made["precision"] = self.profile.precision
         if "mask" in settings:
             made["stickers"] = _stickers(self.dataset)
+        if settings.get("references"):  # the first thousand images of a split
+            references = self.images(settings["references"])
+            made["references"] = references | {"n": min(references["n"] or 1000, 1000)}
         asked = {**self.place, "attack": name, "split": split, "n": made["n"], "changes": changes}
         asked |= {"victim": victim.asked} if victim is not None else {}
         parts = {"victim": victim} if victim is not None else {}
@@ -232,9 +228,8 @@ class Recipes:
         """The entry of a registered attack that the profile does not list."""
         if name not in source.attacks():
             choices = ", ".join(dict.fromkeys([*self.spec.attacks, *source.attacks()]))
-            raise ValueError(
-                f"unknown attack of paper {self.place['paper']}: {name!r}; choose one of {choices}"
-            )
+            paper = self.place["paper"]
+            raise ValueError(f"unknown attack of paper {paper}: {name!r}; choose one of {choices}")
         return profiles.AttackSpec(attack=name)
 
 
