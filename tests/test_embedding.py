@@ -67,21 +67,22 @@ def test_a_layers_inputs_are_what_it_is_given():
 
 def test_a_judge_finds_what_is_there_and_guesses_what_is_not():
     points, labels = groups(dimensions=10)
-    assert read_off(points, labels) > 95
+    found = read_off(points, labels)
+    assert found.value > 95 and found.n == len(points)
     images = torch.randn(100, 1, 4, 4)
-    assert probe([images, images + 3]) > 95
-    assert abs(probe([images, torch.randn(100, 1, 4, 4)]) - 50) < 15
+    assert probe([images, images + 3]).value > 95 and probe([images, images + 3]).n == 100
+    assert abs(probe([images, torch.randn(100, 1, 4, 4)]).value - 50) < 15
 
 
 def test_twins_of_one_image_are_on_one_side_of_the_split():
     """Identical twins cannot be told apart, and a judge that had seen one would learn nothing of use."""
     images = torch.randn(100, 20)
-    assert abs(probe([images, images]) - 50) < 1e-6  # of each pair one answer is right
+    assert abs(probe([images, images]).value - 50) < 1e-6  # of each pair one answer is right
     twins, secret = images.repeat(2, 1), (torch.arange(100) % 2).repeat(2)
     honest = read_off(twins, secret, images=torch.arange(100).repeat(2))
-    assert (
-        abs(honest - 50) < 15 and read_off(twins, secret) > honest + 10
-    )  # the second has learned twins by heart
+    by_heart = read_off(twins, secret)
+    assert abs(honest.value - 50) < 15 and by_heart.value > honest.value + 10
+    assert (honest.n, by_heart.n) == (100, 200)
 
 
 def test_a_judge_needs_the_same_images_in_every_group():

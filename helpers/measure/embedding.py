@@ -8,12 +8,12 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
-from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from helpers.measure.rates import in_parts
+from helpers.measure.rates import Rate, Score, in_parts, rate_of
 
 METHODS = ("tsne", "umap")
 MAX_POINTS = 2000  # t-SNE of so many takes most of a minute on one core
@@ -78,8 +78,8 @@ def separation(points: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> floa
     return float(silhouette_score(points, labels))
 
 
-def probe(groups: Sequence[Tensor]) -> float:
-    """Is it gone? Accuracy, in percent, of a fresh linear judge that says which of `groups` a code is from.
+def probe(groups: Sequence[Tensor]) -> Rate | Score:
+    """Is it gone? The accuracy of a fresh linear judge that says which of `groups` a code is from.
 
     groups: one tensor (N,...) for each answer; row i of all of them must stem from the same image, as do
         natural images and the attacks on them.
@@ -95,17 +95,22 @@ def probe(groups: Sequence[Tensor]) -> float:
     return read_off(torch.cat(list(groups)), answers, images)
 
 
-def read_off(points: Tensor, labels: Tensor, images: Tensor | None = None) -> float:
-    """Accuracy, in percent, of a fresh linear judge that reads `labels` (N,) off `points` (N,...).
+def read_off(points: Tensor, labels: Tensor, images: Tensor | None = None) -> Rate | Score:
+    """Accuracy of a fresh linear judge that reads `labels` (N,) off `points` (N,...).
 
     The judge is a logistic regression on standardised points, cross-validated.
-    images: (N,), where several points stem from one image: all of them are on the same side of each split, so
-        that no image is learned by heart.
+    images: (N,), which image each point stems from, numbered from 0, where several stem from one: all of them
+        are on the same side of each split, so that no image is learned by heart, and count as one in the n of
+        the interval.
     """
     judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     answers = torch.as_tensor(labels).cpu().numpy()
     splits = {"cv": FOLDS} if images is None else {"cv": GroupKFold(FOLDS), "groups": images.cpu().numpy()}
-    return 100 * float(cross_val_score(judge, _flat(points), answers, **splits).mean())
+    right = torch.from_numpy(cross_val_predict(judge, _flat(points), answers, **splits) == answers)
+    if images is None:
+        return rate_of(right)
+    images = images.cpu()
+    return rate_of(images.bincount(weights=right.double()) / images.bincount())
 
 
 def _flat(points: Tensor) -> np.ndarray:

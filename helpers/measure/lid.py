@@ -129,15 +129,16 @@ def lid_features(
     return torch.cat(features).cpu().numpy()
 
 
-def noisy(x: Tensor, adversarial: Tensor, seed: int = 0) -> Tensor:
+def noisy(x: Tensor, adversarial: Tensor, seed: int = 0, signs: bool = False) -> Tensor:
     """Natural images with Gaussian noise as long as the attack's perturbation, Ma et al.'s third class.
 
+    signs: noise of ±1 instead, as attacks in an ℓ∞ ball make.
     x, adversarial: (N,C,H,W) in [0,1].  -> the same, each image as far from x in ℓ2 as its adversarial
     example *after* clipping to [0,1], so that length alone tells nothing; shorter only where no such
     noise is long enough.
     """
     with seeded(seed):
-        noise = torch.randn_like(x)
+        noise = torch.randn_like(x).sign() if signs else torch.randn_like(x)
     shape = (-1, *[1] * (x.dim() - 1))
     wanted = (adversarial - x).flatten(1).norm(dim=1)
     scale = wanted / noise.flatten(1).norm(dim=1)

@@ -313,10 +313,14 @@ def mean_difference(one: Tensor, other: Tensor, unit: str = "points") -> Score:
     one, other: a measure of the same images in the same order, in one unit.  unit: that of the `Score`.
     Images where either is NaN (not measured) are left out.
     """
-    difference = one.double() - other.double()
-    difference = difference[~difference.isnan()]
-    mean, half = difference.mean().item(), Z * difference.std().item() / sqrt(len(difference))
-    return Score(mean, (mean - half, mean + half), len(difference), unit)
+    return mean(one.double() - other.double(), unit)
+
+
+def mean(values: Tensor, unit: str = "") -> Score:
+    """Mean over the images of a measure (N,), a `Score` in `unit` with its 95 % interval; NaN is left out."""
+    values = values[~values.isnan()].double()
+    centre, half = values.mean().item(), Z * values.std().item() / sqrt(len(values))
+    return Score(centre, (centre - half, centre + half), len(values), unit)
 
 
 def complement(rate: Rate | Score) -> Rate | Score:
