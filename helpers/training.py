@@ -10,6 +10,7 @@ and optionally `schedulers(optimizers, epochs) -> list` of per-epoch learning-ra
 """
 
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ from helpers import device, seeded, write_atomically
 Tensors = dict[str, Tensor]  # a batch by the names of its parts; losses by theirs
 Optimizers = dict[str, Optimizer]
 History = list[dict[str, float]]
+
+PATIENCE = 60  # seconds between two checkpoints in a long epoch
 
 
 def fit(
@@ -42,9 +45,9 @@ def fit(
     epochs: passes over the data, whole batches only.
     batch_size: images in a batch, at most N.
     seed: of shuffles, and of whatever the method draws.
-    checkpoint: path written after each epoch.  If it exists, training resumes from it and
-        ends with the very weights an uninterrupted run would have: each epoch seeds its own
-        shuffle and noise from (seed, epoch), so no generator state needs to be carried over.
+    checkpoint: path written after each epoch and, in a long one, each minute.  If it exists, training resumes
+        from it and ends with the very weights an uninterrupted run would have: each epoch seeds its own
+        shuffle and noise from (seed, epoch), and in its midst the generators' states are kept, too.
     precision: "fp32", or "bf16" for autocast (the update itself stays in fp32).
     Raises ValueError for unequal lengths, a batch larger than the data, or an unknown precision.
     """
@@ -62,30 +65,28 @@ def fit(
     data = {name: t.to(where) for name, t in data.items()}
     optimizers = method.optimizers()
     schedulers = method.schedulers(optimizers, epochs) if hasattr(method, "schedulers") else []
-    history = _resume(checkpoint, method, optimizers, schedulers)
+    state = _State(method, optimizers, schedulers, checkpoint)
 
     with seeded(seed), torch.enable_grad():  # wherever it is called from
         silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
-        progress = tqdm(range(len(history), epochs), desc="epochs", leave=False, disable=silent)
+        progress = tqdm(range(len(state.history), epochs), desc="epochs", leave=False, disable=silent)
         for epoch in progress:
             torch.manual_seed(1_000_003 * seed + epoch)
             order = torch.randperm(n).to(where)
-            reports = []
             # Whole batches only: the last few images come first in another epoch's order.
-            for chosen in order[: n - n % batch_size].split(batch_size):
+            batches = order[: n - n % batch_size].split(batch_size)
+            state.go_on()
+            for chosen in batches[len(state.reports) :]:
                 batch = {name: t[chosen] for name, t in data.items()}
                 with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
-                    reports.append(method.training_step(batch, optimizers))
+                    state.reports.append(method.training_step(batch, optimizers))
+                state.save_now_and_then()
             for scheduler in schedulers:
                 scheduler.step()
-            history.append(
-                {name: torch.stack([r[name] for r in reports]).mean().item() for name in reports[0]}
-            )
-            progress.set_postfix({name: f"{value:.3g}" for name, value in history[-1].items()})
-            if checkpoint is not None:
-                _save(checkpoint, method, optimizers, schedulers, history)
+            state.end_epoch()
+            progress.set_postfix({name: f"{value:.3g}" for name, value in state.history[-1].items()})
     method.eval()
-    return history
+    return state.history
 
 
 def crop_and_flip(x: Tensor) -> Tensor:
@@ -103,31 +104,66 @@ def crop_and_flip(x: Tensor) -> Tensor:
     return padded[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _save(
-    checkpoint: Path,
-    method: nn.Module,
-    optimizers: Optimizers,
-    schedulers: list[LRScheduler],
-    history: History,
-) -> None:
-    state = {
-        "method": method.state_dict(),
-        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
-        "schedulers": [s.state_dict() for s in schedulers],
-        "history": history,
-    }
-    write_atomically(checkpoint, lambda file: torch.save(state, file))
+class _State:
+    """All that a training goes on from, in memory and in the file `checkpoint` (None: nowhere).
 
+    history: mean losses of the epochs that are over.
+    reports: losses of the steps of the present one.
+    """
 
-def _resume(
-    checkpoint: Path | None, method: nn.Module, optimizers: Optimizers, schedulers: list[LRScheduler]
-) -> History:
-    if checkpoint is None or not checkpoint.exists():
-        return []
-    state = torch.load(checkpoint, map_location=device(), weights_only=True)
-    method.load_state_dict(state["method"])
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
-    for scheduler, stored in zip(schedulers, state["schedulers"], strict=True):
-        scheduler.load_state_dict(stored)
-    return state["history"]
+    def __init__(
+        self,
+        method: nn.Module,
+        optimizers: Optimizers,
+        schedulers: list[LRScheduler],
+        checkpoint: Path | None,
+    ) -> None:
+        self.method, self.optimizers, self.schedulers = method, optimizers, schedulers
+        self.checkpoint, self.saved = checkpoint, time.monotonic()
+        self.history: History = []
+        self.reports: list[Tensors] = []
+        self.generators: list[Tensor] = []
+        if checkpoint is not None and checkpoint.exists():
+            self._load()
+
+    def go_on(self) -> None:
+        """Put torch's generators where they were, in the midst of an epoch."""
+        if self.generators:
+            torch.set_rng_state(self.generators[0])
+            torch.cuda.set_rng_state_all(self.generators[1:])
+            self.generators = []
+
+    def save_now_and_then(self) -> None:
+        """Save after a step, if the last time is long ago."""
+        if self.checkpoint is not None and time.monotonic() - self.saved > PATIENCE:
+            self._save([torch.get_rng_state(), *torch.cuda.get_rng_state_all()])
+
+    def end_epoch(self) -> None:
+        """The mean of the reports becomes history; save."""
+        means = {name: torch.stack([r[name] for r in self.reports]).mean() for name in self.reports[0]}
+        self.history.append({name: mean.item() for name, mean in means.items()})
+        self.reports = []
+        if self.checkpoint is not None:
+            self._save([])
+
+    def _save(self, generators):
+        state = {
+            "method": self.method.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "schedulers": [s.state_dict() for s in self.schedulers],
+            "history": self.history,
+            "reports": self.reports,
+            "generators": generators,
+        }
+        write_atomically(self.checkpoint, lambda file: torch.save(state, file))
+        self.saved = time.monotonic()
+
+    def _load(self):
+        state = torch.load(self.checkpoint, map_location=device(), weights_only=True)
+        self.method.load_state_dict(state["method"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for scheduler, stored in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(stored)
+        self.history, self.reports = state["history"], state["reports"]
+        self.generators = [generator.cpu() for generator in state["generators"]]

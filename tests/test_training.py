@@ -182,23 +182,32 @@ def die_in_step(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step, epochs_kept", [(4, 1), (2, 0)])
-def test_a_training_killed_in_mid_epoch_resumes_to_the_very_same_end(tmp_path, step, epochs_kept):
+@pytest.mark.parametrize(
+    "patience, step, epochs_kept, steps_kept", [(60, 4, 1, 0), (60, 2, 0, 0), (0, 4, 1, 1), (0, 2, 0, 1)]
+)
+def test_a_training_killed_in_mid_epoch_resumes_to_the_very_same_end(
+    tmp_path, patience, step, epochs_kept, steps_kept
+):
+    """patience: seconds between checkpoints inside an epoch, which has two steps."""
     checkpoint = tmp_path / "training.checkpoint"
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
 import conftest, test_training as t
+from helpers import training
 from pathlib import Path
+training.PATIENCE = {patience}
 t.train(Path({str(checkpoint)!r}), step=t.die_in_step({step}))
 """
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert checkpoint.exists() == (epochs_kept > 0)
-    if epochs_kept:
-        assert len(torch.load(checkpoint, weights_only=True)["history"]) == epochs_kept
+    kept = bool(epochs_kept + steps_kept)
+    assert checkpoint.exists() == kept
+    if kept:
+        state = torch.load(checkpoint, weights_only=True)
+        assert (len(state["history"]), len(state["reports"])) == (epochs_kept, steps_kept)
 
     # Other initial weights: what is kept must come from the checkpoint.
-    resumed, history = train(checkpoint, init=1 if epochs_kept else 0)
+    resumed, history = train(checkpoint, init=1 if kept else 0)
     uninterrupted, expected = train()
     assert history == expected and len(history) == 5
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
