@@ -40,6 +40,7 @@ class Comparison:
         bare: Mapping[str, Tensor] | None = None,
         natural: tuple[Tensor, Tensor] | None = None,
         reason: str = "",
+        like: pd.Series | None = None,
     ) -> None:
         """Set ours beside the published number `ledger_id`.
 
@@ -50,18 +51,57 @@ class Comparison:
         bare: {attacker: answers} of the bare target, to the like of `aware` and to the row's own attack.
         natural: answers to natural images, the pipeline's and the bare target's.
         reason: why the numbers may differ, in a few words; the profile's own come first.
+        like: for a number that the paper does not have, the ledger's row of one like it.
         LookupError for an id not in the ledger of the lab's paper; ValueError for a number that is no rate,
             and for an `aware` without what it is judged by.
         """
-        if ledger_id not in self.facts.index:
+        published = ledger_id in self.facts.index
+        if like is None and not published:
             closest = difflib.get_close_matches(ledger_id, self.facts.index, n=3, cutoff=0)
             raise LookupError(
                 f"no number {ledger_id!r} of the paper {self.lab.paper!r}; closest: {', '.join(closest)}"
             )
-        fact = self.facts.loc[ledger_id]
+        fact = self.facts.loc[ledger_id] if published else like
         if fact.metric not in ledger.RATES:
             raise ValueError(f"{ledger_id} ({fact.metric}) is no rate: show it with helpers.ledger.published")
-        self._add(ledger_id, fact, ours, aware, bare, natural, reason)
+        *_, defense, attack = ledger_id.split("/")
+        stated = fact.threat != "unstated"
+        adaptive = gained = None
+        if aware:
+            _check(ledger_id, ours, bare, natural)
+            n = min(map(len, (ours, *aware.values(), *(bare or {}).values())))
+            ours = ours[:n]
+            worst = survivors({**aware, "the row's own": ours})
+            adaptive = _in(fact.metric, worst)
+            gained = None if defense == "none" else gain(worst, survivors(bare)[:n])
+        number = _in(fact.metric, ours) if isinstance(ours, Tensor) else ours
+        reasons = [self.lab.deviation, reason, "" if stated or not published else "threat model not stated"]
+        self.rows.append(
+            {
+                "id": ledger_id,
+                "dataset": fact.dataset,
+                "target": fact.target,
+                "defense": defense,
+                "attack": attack,
+                "metric": fact.metric,
+                "n": None if number is None else number.n,
+                "paper": float(fact.value) if published else None,
+                "ours": number,
+                "adaptive": adaptive,
+                "gain": gained,
+                "verdict": verdicts.verdict(
+                    defense,
+                    attack,
+                    number,
+                    kept=verdicts.kept(*natural) if natural else None,
+                    gained=gained,
+                    promised=self._promised(ledger_id),
+                    metric=fact.metric,
+                    paper=float(fact.value) if published and stated and self.lab.comparable else None,
+                ),
+                "deviation": reason if number is None else "; ".join(filter(None, reasons)),
+            }
+        )
 
     def add_table(
         self,
@@ -82,70 +122,17 @@ class Comparison:
             raise LookupError(f"no number of the paper {self.lab.paper} has an id that begins with {table}/")
         aware, reasons = aware or {}, reasons or {}
         for (defense, attack), one in ours.items():
-            ledger_id = f"{table}/{defense}/{attack}"
-            if ledger_id in alike.index:
-                fact = alike.loc[ledger_id]
-            else:  # in the metric of its like: ADD calls that of targeted attacks by another name
-                like = alike[alike.attack.str.endswith("_targeted") == attack.endswith("_targeted")]
-                fact = (alike if like.empty else like).iloc[0]
             bare, natural = None, (ours.get((defense, "natural")), ours.get(("none", "natural")))
             if ("none", attack) in aware and isinstance(ours.get(("none", attack)), Tensor):
                 bare = {**aware["none", attack], "the row's own": ours["none", attack]}
             if not all(isinstance(answers, Tensor) for answers in natural):
                 natural = None
             reason = "; ".join(reasons[name] for name in (defense, attack) if reasons.get(name))
-            self._add(ledger_id, fact, one, aware.get((defense, attack)), bare, natural, reason)
-
-    def _add(
-        self,
-        ledger_id: str,
-        fact: pd.Series,
-        ours: Tensor | Number | None,
-        aware: Mapping[str, Tensor] | None,
-        bare: Mapping[str, Tensor] | None,
-        natural: tuple[Tensor, Tensor] | None,
-        reason: str,
-    ) -> None:
-        """fact: the row of the ledger; of a number that it has not, a like one.  The rest as in `add`."""
-        *_, defense, attack = ledger_id.split("/")
-        paper = float(fact.value) if fact.name == ledger_id else None
-        stated = paper is None or fact.threat != "unstated"
-        adaptive = gained = None
-        if aware:
-            _check(ledger_id, ours, bare, natural)
-            n = min(map(len, (ours, *aware.values(), *(bare or {}).values())))
-            ours = ours[:n]
-            worst = survivors({**aware, "the row's own": ours})
-            adaptive = _in(fact.metric, worst)
-            gained = gain(worst, survivors(bare)[:n]) if bare else None
-        number = _in(fact.metric, ours) if isinstance(ours, Tensor) else ours
-        reasons = [self.lab.deviation, reason, "" if stated else "threat model not stated"]
-        self.rows.append(
-            {
-                "id": ledger_id,
-                "dataset": fact.dataset,
-                "target": fact.target,
-                "defense": defense,
-                "attack": attack,
-                "metric": fact.metric,
-                "n": None if number is None else number.n,
-                "paper": paper,
-                "ours": number,
-                "adaptive": adaptive,
-                "gain": gained,
-                "verdict": verdicts.verdict(
-                    defense,
-                    attack,
-                    number,
-                    kept=verdicts.kept(*natural) if natural else None,
-                    gained=gained,
-                    promised=self._promised(ledger_id),
-                    metric=fact.metric,
-                    paper=paper if self.lab.comparable and stated else None,
-                ),
-                "deviation": reason if number is None else "; ".join(filter(None, reasons)),
-            }
-        )
+            # Its metric is that of its like: ADD calls that of targeted attacks by another name.
+            targeted = alike.attack.str.endswith("_targeted") == attack.endswith("_targeted")
+            like = (alike[targeted] if targeted.any() else alike).iloc[0]
+            known = aware.get((defense, attack))
+            self.add(f"{table}/{defense}/{attack}", one, known, bare, natural, reason, like)
 
     def _promised(self, ledger_id: str) -> float:
         """The gain over the bare target that the paper prints, in points, whatever its sign."""

@@ -35,11 +35,12 @@ class _Printed:
         return format(self.value, spec) if spec else str(self)
 
     def cell(self, digits: int = 1) -> str:
-        """With the 95 % interval, as a cell of a table: "12.4 (10–16)"; points as "+5 (−1 to +11)"."""
+        """With the 95 % interval, as a cell of a table: "12.4 (10–16)", of points "+5 (−1 to +11)"."""
         low, high = self.interval
-        if self.unit != "points":
+        if self.unit == "%":
             return f"{self.value:.{digits}f} ({low:.0f}–{high:.0f})"
-        return f"{self.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "−")
+        form = f"{'+' if self.unit == 'points' else ''}.{digits}f"
+        return f"{self.value:{form}} ({low:{form}} to {high:{form}})".replace("-", "−")
 
 
 @dataclass(frozen=True)
