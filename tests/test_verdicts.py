@@ -52,6 +52,7 @@ def test_only_the_images_that_the_bare_target_reads_need_be_kept():
     bare, defended = torch.tensor([True, True, True, False]), torch.tensor([True, False, True, False])
     assert kept(defended, bare) == Rate(2, 3)
     assert kept(torch.tensor([0.5, 1, 0.5, 0]), bare).value == pytest.approx(200 / 3)
+    assert kept(defended[:2], bare) == Rate(1, 2)
 
 
 def test_few_images_are_given_the_benefit_of_the_doubt():

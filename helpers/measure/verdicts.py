@@ -42,9 +42,11 @@ LEGEND = {
 def kept(defended: Tensor, bare: Tensor) -> Rate | Score:
     """The share of the natural images which the bare target reads rightly that the pipeline does, too.
 
-    defended, bare: answers (N,) to the same natural images, as in `helpers.measure.rates`.
+    defended, bare: answers to the same natural images, as in `helpers.measure.rates`; where one has more, the
+        first that both have.
     """
-    return rate_of(defended[bare > 0.5])
+    n = min(len(defended), len(bare))
+    return rate_of(defended[:n][bare[:n] > 0.5])
 
 
 def works(natural: Rate | Score) -> bool:
