@@ -1,7 +1,5 @@
 """Running notebooks: one, and those of a profile; what is refused, what survives a failure and a kill."""
 
-import base64
-import io
 import json
 import os
 import shutil
@@ -11,11 +9,9 @@ import sys
 import time
 
 import nbformat
-import numpy as np
 import pytest
 from filelock import FileLock
 from nbformat import v4
-from PIL import Image
 
 from helpers import ROOT
 from helpers.lab import profiles
@@ -187,29 +183,6 @@ def test_a_change_of_the_helpers_changes_the_fingerprint_and_a_comment_does_not(
         file._helpers.cache_clear()
 
 
-def picture(array):
-    kept = io.BytesIO()
-    Image.fromarray(array).save(kept, "PNG")
-    return base64.b64encode(kept.getvalue()).decode()
-
-
-def test_pictures_get_a_palette_where_that_is_smaller_and_look_the_same():
-    colours = np.random.default_rng(0).integers(0, 256, (200, 3), np.uint8)
-    chart = colours[np.random.default_rng(1).integers(0, 200, (150, 200))]
-    rows, columns = np.meshgrid(np.arange(150), np.arange(200), indexing="ij")
-    grain = np.random.default_rng(2).integers(0, 12, (150, 200, 3))
-    photograph = (np.stack([rows, columns, (rows + columns) // 2], -1) + grain).astype(np.uint8)
-    for array, mean_error in ((chart, 0), (photograph, 8)):
-        before = picture(array)
-        after = file.smaller(before)
-        shown = Image.open(io.BytesIO(base64.b64decode(after)))
-        assert shown.mode == "P" and len(after) < len(before)
-        assert np.abs(np.asarray(shown.convert("RGB")).astype(int) - array).mean() <= mean_error
-        assert file.smaller(after) == after  # a second time nothing is lost
-    dot = picture(np.zeros((1, 1, 3), np.uint8))
-    assert file.smaller(dot) == dot
-
-
 # --- what a profile runs ---
 
 
@@ -338,6 +311,93 @@ def test_what_is_left_is_told_at_the_pace_that_was_seen():
     display.finished(work[0], 20, None)
     assert display._left(work[1:], {}) == "about 2 min left"
     assert display._left(jobs(("d", None, "")), {}) == "time left unknown"
+
+
+# --- until a deadline ---
+
+
+class Clock:
+    """Stands for the module `time`: sleeping takes no time."""
+
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Pretended:
+    """A process that takes as long as its job says, on the clock."""
+
+    returncode = 0
+
+    def __init__(self, job):
+        self.job, self.started = job, pool.time.monotonic()
+        self.log.append(("begins", job.name, round(self.started - 1000)))
+
+    @property
+    def seconds(self):
+        return pool.time.monotonic() - self.started
+
+    def poll(self):
+        return 0 if self.seconds >= self.job.seconds else None
+
+    def terminate(self):
+        self.log.append(("is stopped", self.job.name, round(pool.time.monotonic() - 1000)))
+
+    def end(self):
+        pass
+
+
+def box(monkeypatch, specs, minutes, cores=1):
+    """What happens to jobs (name, seconds) when there are so many minutes."""
+    monkeypatch.setattr(pool, "time", Clock())
+    monkeypatch.setattr(Pretended, "log", [], raising=False)
+    monkeypatch.setattr(pool, "_Process", Pretended)
+    work = [pool.Job(name, [], seconds) for name, seconds in specs]
+    ended = []
+    pool.work(work, cores, lambda job, seconds, output: ended.append(job.name), 1000 + 60 * minutes)
+    return Pretended.log, ended
+
+
+def test_before_a_deadline_jobs_begin_in_their_order_and_none_late(monkeypatch):
+    log, ended = box(monkeypatch, [("short", 100), ("long", 480), ("another", 10)], minutes=12)
+    assert log == [("begins", "short", 0), ("begins", "long", 100)]  # at 580 s a third would be too late
+    assert ended == ["short", "long"]
+
+
+def test_what_runs_when_the_time_is_over_is_stopped_before_it(monkeypatch):
+    log, ended = box(monkeypatch, [("endless", 10_000), ("other", 300), ("third", 10_000)], 12, cores=2)
+    assert ended == ["other"]
+    assert [entry[:2] for entry in log[:3]] == [("begins", name) for name in ("endless", "other", "third")]
+    assert {entry[1] for entry in log[3:]} == {"endless", "third"}
+    assert all(650 < when < 720 for what, _, when in log if what == "is stopped")
+
+
+def test_the_most_valuable_runs_are_those_that_the_profile_names(project, monkeypatch):
+    named = profiles.profile("standard").model_copy(update={"first": ("23_b.cifar10", "23_b")})
+    monkeypatch.setattr(profiles, "profile", lambda name: named)
+    runs = plan.by_value("standard", plan.runs("standard"))
+    assert [run.name for run in runs] == ["23_b.cifar10", "23_b", "22_a"]
+
+
+@pytest.mark.slow
+def test_a_run_stops_in_time_and_the_next_goes_on(copy):
+    pool_py = copy / "helpers" / "run" / "pool.py"
+    text = pool_py.read_text()
+    assert "STARTING, ENDING = 150, 20" in text
+    pool_py.write_text(text.replace("STARTING, ENDING = 150, 20", "STARTING, ENDING = 160, 140"))
+    write(copy / "notebooks" / "23_bad.ipynb", HELD)
+    begun = time.monotonic()
+    code, out, err = finish(start(copy, "--minutes", "3"))
+    assert code == 0 and not err and time.monotonic() - begun < 100
+    assert "1 of 2 notebooks are done. The next call begins with 23_bad.\n" in out
+    assert processes_of(copy) == []
+    write(copy / "notebooks" / "23_bad.ipynb", "print('through')")
+    code, out, err = finish(start(copy, "--minutes", "5"))
+    assert code == 0 and "1 of 2 notebooks are done already" in out and "Done." in out
 
 
 # --- a whole profile, in a copy of the project ---

@@ -1,9 +1,7 @@
 """A notebook as a file: its parameters, what its run depends on, and how it is kept in git."""
 
 import ast
-import base64
 import hashlib
-import io
 import json
 from fractions import Fraction
 from functools import cache
@@ -77,7 +75,7 @@ def made_from(executed: Path) -> str | None:
 
 
 def clean(notebook):
-    """Remove what differs from run to run and between machines, and make pictures small; -> notebook."""
+    """Remove what differs from run to run and between machines; -> notebook."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -87,10 +85,6 @@ def clean(notebook):
         cell.metadata.pop("execution", None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if "image/png" in data:
-                data["image/png"] = smaller(data["image/png"])
     return without_widgets(notebook)
 
 
@@ -101,22 +95,6 @@ def without_widgets(notebook):
             if WIDGET in output.get("data", {}):
                 output.data = {"text/plain": "(interactive: run this cell to use it)"}
     return notebook
-
-
-def smaller(png: str) -> str:
-    """A picture (PNG, base64) with a palette of 256 colours, where that takes fewer bytes."""
-    from PIL import Image
-
-    before = base64.b64decode(png)
-    picture = Image.open(io.BytesIO(before))
-    if picture.mode == "P":
-        return png
-    # Refined by k-means the palette serves photographs, too; dithering would look like an attack's noise.
-    method = Image.Quantize.MEDIANCUT
-    palette = picture.convert("RGB").quantize(256, method, kmeans=1, dither=Image.Dither.NONE)
-    after = io.BytesIO()
-    palette.save(after, "PNG", optimize=True)
-    return base64.b64encode(after.getvalue()).decode() if len(after.getvalue()) < len(before) else png
 
 
 @cache
