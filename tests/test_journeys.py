@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from helpers import ROOT, source
 from helpers.attacks import ATTACKS, attack
-from helpers.lab import Experiment
+from helpers.defenses import arn
+from helpers.lab import Experiment, make
 from helpers.measure.comparison import Comparison
 from helpers.measure.rates import error_rate
 
@@ -67,6 +69,31 @@ def test_an_edit_of_a_default_trains_anew(tree):
     assert before.split()[1] != after.split()[1]
     edit(tree / "helpers" / "defenses" / "arn.py", "lambda1: float = 7.0", "lambda1: float = 0.1")
     assert python(tree, "-c", ARN) == before  # loaded
+
+
+def test_to_follow_a_call_a_reader_opens_six_files(monkeypatch):
+    """Five on the way from the call to λ₁ in the loss, and the recipe that keys it (CONTRIBUTING.md)."""
+
+    class Arrived(Exception):
+        pass
+
+    def training_step(method, batch, optimizers):
+        assert method.lambda1 == 7.0
+        raise Arrived
+
+    monkeypatch.setattr(arn.ARN, "training_step", training_step)
+    monkeypatch.setattr(make, "adversarial", lambda recipe: make.natural(recipe.made["images"])[0])
+    lab = Experiment(paper="arn", dataset="mnist", profile="quick")
+    with pytest.raises(Arrived) as caught:
+        lab.defense("arn", seen="pp", lambda1=7.0)
+    files = [Path(entry.path) for entry in caught.traceback]
+    passed = {file.name for file in files if ROOT / "helpers" in file.parents}
+    assert passed == {
+        "experiment.py",
+        "make.py",
+        "artifacts.py",
+        "training.py",
+    }  # then arn.py; and recipes.py
 
 
 # --- "A new attack, in all tables" ---
