@@ -60,35 +60,17 @@ DATASETS = {
         classes=tuple("0123456789"),
         torchvision="MNIST",
         mirrors=("https://storage.googleapis.com/cvdf-datasets/mnist/",),
-        md5s=(
-            "6bbc9ace898e44ae57da46a324031adb",
-            "a25bea736e30d166cdddb491f175f624",
-            "2646ac647ad5339dbf082846283269ea",
-            "27ae3e4e09519cfbb04c329615203637",
-        ),
+        md5s=("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624")
+        + ("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
     ),
     "fashion_mnist": Dataset(
         shape=(1, 28, 28),
-        classes=(
-            "T-shirt/top",
-            "trouser",
-            "pullover",
-            "dress",
-            "coat",
-            "sandal",
-            "shirt",
-            "sneaker",
-            "bag",
-            "ankle boot",
-        ),
+        classes=("T-shirt/top", "trouser", "pullover", "dress", "coat")
+        + ("sandal", "shirt", "sneaker", "bag", "ankle boot"),
         torchvision="FashionMNIST",
         mirrors=("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",),
-        md5s=(
-            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-            "9018921c3c673c538a1fc5bad174d6f9",
-            "8181f5470baa50b63fa0f6fddb340f0a",
-            "15d484375f8d13e6eb1aabb0c3f46965",
-        ),
+        md5s=("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9")
+        + ("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
     ),
     "cifar10": Dataset(
         shape=(3, 32, 32),
@@ -106,24 +88,9 @@ DATASETS = {
     ),
     "lisa": Dataset(
         shape=(3, 32, 32),
-        classes=(
-            "addedLane",
-            "keepRight",
-            "speedLimit35",
-            "speedLimit45",
-            "stop",
-            "stopAhead",
-            "turnRight",
-            "yield",
-            "laneEnds",
-            "merge",
-            "pedestrianCrossing",
-            "school",
-            "schoolSpeedLimit25",
-            "signalAhead",
-            "speedLimit25",
-            "speedLimit30",
-        ),
+        classes=("addedLane", "keepRight", "speedLimit35", "speedLimit45", "stop", "stopAhead")
+        + ("turnRight", "yield", "laneEnds", "merge", "pedestrianCrossing", "school")
+        + ("schoolSpeedLimit25", "signalAhead", "speedLimit25", "speedLimit30"),
         home="the LISA traffic signs of UC San Diego (Møgelmose et al. 2012, for research), the 16 classes "
         "of Wu, Tong & Vorobeychik's public code (https://github.com/tongwu2020/phattacks)",
     ),
@@ -163,9 +130,7 @@ def load(
         wanted = f"{name} has no sample: use source='full'" if source == "sample" else f"{origin} is missing"
         raise DataError(f"{wanted}. {_what_to_put(name)}")
     elif source == "sample":
-        raise DataError(
-            f"{origin} is missing: `git checkout -- data/samples` restores what ships with the project"
-        )
+        raise DataError(f"{origin} is missing: `git checkout -- data/samples` restores what ships")
     else:
         images, labels = _read_official(name, split)
         origin = data_dir()
@@ -194,9 +159,7 @@ def available(name: str, source: str = "full") -> bool:
         return True
     if source == "sample" or DATASETS[name].torchvision is None:
         return False
-    return all(
-        archive.path.exists() or all(file.exists() for file in archive.files) for archive in _archives(name)
-    )
+    return all(one.path.exists() or all(file.exists() for file in one.files) for one in _archives(name))
 
 
 def read_npz(path: Path, *names: str) -> list[np.ndarray]:
@@ -338,16 +301,11 @@ def _archives(name: str) -> list[_Archive]:
     dataset, source, root = DATASETS[name], _loader(name), data_dir()
     if hasattr(source, "resources"):  # MNIST and its kin: four .gz files
         raw = root / source.__name__ / "raw"
-        mirrors = (*dataset.mirrors, *source.mirrors)
-        return [
-            _Archive(
-                raw / gz,
-                md5,
-                [mirror + gz for mirror in mirrors],
-                {raw / gz.removesuffix(".gz"): unpacked_md5},
-            )
-            for (gz, md5), unpacked_md5 in zip(source.resources, dataset.md5s, strict=True)
-        ]
+        archives = []
+        for (gz, md5), unpacked_md5 in zip(source.resources, dataset.md5s, strict=True):
+            urls = [mirror + gz for mirror in (*dataset.mirrors, *source.mirrors)]
+            archives.append(_Archive(raw / gz, md5, urls, {raw / gz.removesuffix(".gz"): unpacked_md5}))
+        return archives
     urls = [*(mirror + source.filename for mirror in dataset.mirrors), source.url]
     listed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
     files = {root / source.base_folder / file: md5 for file, md5 in listed}
@@ -374,18 +332,13 @@ def _unpack(archive: Path, files: list[Path]) -> None:
 def _what_to_put(name: str) -> str:
     dataset = DATASETS[name]
     shape = "x".join(map(str, dataset.npz_shape))
-    lines = [
-        f"Put into {data_dir()} (the environment variable DATA_DIR names another folder)",
-        f"  {name}_train.npz and {name}_test.npz, arrays images (uint8, Nx{shape}) and labels (N)",
-    ]
+    lines = [f"Put into {data_dir()} (the environment variable DATA_DIR names another folder)"]
+    lines += [f"  {name}_train.npz and {name}_test.npz, arrays images (uint8, Nx{shape}) and labels (N)"]
     if dataset.mat:
         lines += ["or the official " + " and ".join(map(dataset.mat.format, SPLITS))]
     if dataset.torchvision:
-        lines += [
-            "or",
-            *(f"  {a.path.relative_to(data_dir())}  (MD5 {a.md5})" for a in _archives(name)),
-            "or work with source='sample'.",
-        ]
+        archives = [f"  {a.path.relative_to(data_dir())}  (MD5 {a.md5})" for a in _archives(name)]
+        lines += ["or", *archives, "or work with source='sample'."]
     if dataset.home:
         lines += [f"{name} is {dataset.home}; data/README.md says how to get it."]
     return "\n".join(lines)
@@ -399,12 +352,8 @@ def _choose(what: str, value: str, choices: Iterable[str]) -> None:
 def _file(name: str, split: str, source: str) -> Path:
     """The one file that holds a whole split: the .npz, but the user's .mat where only that is there."""
     folder = DATA / "samples" if source == "sample" else data_dir()
-    npz = folder / f"{name}_{split}.npz"
-    if DATASETS[name].mat and not npz.exists():
-        mat = folder / DATASETS[name].mat.format(split)
-        if mat.exists():
-            return mat
-    return npz
+    npz, mat = folder / f"{name}_{split}.npz", folder / (DATASETS[name].mat or "").format(split)
+    return mat if mat.is_file() and not npz.exists() else npz
 
 
 def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:

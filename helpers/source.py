@@ -7,7 +7,6 @@ was made by other code than today's should say so.  Both are read from the synta
 import ast
 import hashlib
 import inspect
-import operator
 import textwrap
 from collections.abc import Callable
 from functools import cache
@@ -15,14 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import ROOT
-
-OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-}
 
 # In the place of a default where there is none.
 REQUIRED = object()
@@ -126,7 +117,8 @@ def attack(name: str) -> Definition:
 def network(name: str) -> Definition:
     """The classifier that `helpers.networks.build` knows as `name`; ValueError if there is none."""
     table = find("helpers.networks", "NETWORKS")
-    names = {key.value: value.id for key, value in _items(table)}
+    items = zip(table.node.value.keys, table.node.value.values, strict=True)
+    names = {key.value: value.id for key, value in items}
     if name not in names:
         raise ValueError(f"unknown network {name!r}; choose one of {', '.join(names)}")
     return table.module.find(names[name])
@@ -152,16 +144,14 @@ def signature(definition: Definition) -> dict[str, Any]:
     owner, function = _function_of(definition)
     if function is None:
         return {}
-    arguments = function.args
-    positional = arguments.posonlyargs + arguments.args
-    names = [a.arg for a in positional + arguments.kwonlyargs]
-    without = [None] * (len(positional) - len(arguments.defaults))
-    nodes = without + arguments.defaults + arguments.kw_defaults
+    given = function.args
+    without = [None] * (len(given.posonlyargs) + len(given.args) - len(given.defaults))
+    nodes = without + given.defaults + given.kw_defaults
     taken = {
         name: REQUIRED if node is None else _value(node, owner.module)
-        for name, node in zip(names, nodes, strict=True)
+        for name, node in zip(_names(function), nodes, strict=True)
+        if name != "self"
     }
-    taken.pop("self", None)
     return _handed_on(function, owner) | taken
 
 
@@ -173,18 +163,14 @@ def defaults(definition: Definition) -> dict[str, Any]:
 def parameters(definition: Definition) -> set[str]:
     """Names that the class or function itself takes, without those that it only hands on."""
     _, function = _function_of(definition)
-    if function is None:
-        return set()
-    arguments = function.args
-    return {a.arg for a in arguments.posonlyargs + arguments.args + arguments.kwonlyargs} - {"self"}
+    return set(_names(function)) - {"self"} if function else set()
 
 
 def fingerprint(*definitions: Definition) -> dict[str, str]:
     """{qualified name: hash} of the definitions and of all of `helpers` that they use.
 
     Comments and docstrings do not count.  Networks and attacks that are built by name count where the
-    settings
-    name them: give their definitions, too.
+    settings name them: give their definitions, too.
     """
     return {str(one): _hash(one) for one in _closure(definitions)}
 
@@ -193,12 +179,9 @@ def revisions(*definitions: Definition) -> dict[str, int | str]:
     """{qualified name: revision} of all that has one among the definitions and what they use.
 
     That is `revision` in a method's class, and in an attack's `@attack(revision=…)`.  What is defined outside
-    of
-    `helpers` is being tried out: a hash of its code stands for its revision.
+    of `helpers` is being tried out: a hash of its code stands for its revision.
     """
-    found = {
-        str(one): _hash(one) if one.module.elsewhere else _revision(one) for one in _closure(definitions)
-    }
+    found = {str(one): _revision(one) for one in _closure(definitions)}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -260,6 +243,8 @@ def _hash(definition):
 
 def _revision(definition):
     """The revision that a definition itself states; None if it states none."""
+    if definition.module.elsewhere:
+        return _hash(definition)
     node = definition.node
     if isinstance(node, ast.FunctionDef) and (call := _decorator(node)) is not None:
         given = [k.value for k in call.keywords if k.arg == "revision"] + call.args
@@ -304,6 +289,11 @@ def _function_of(definition):
     return _function_of(bases[0]) if bases else (definition, None)
 
 
+def _names(function):
+    given = function.args
+    return [argument.arg for argument in given.posonlyargs + given.args + given.kwonlyargs]
+
+
 def _bases(definition):
     found = [_named(base, definition.module) for base in definition.node.bases]
     return [base for base in found if base is not None]
@@ -316,10 +306,8 @@ def _handed_on(function, owner):
         stars = [k.value.id for k in call.keywords if k.arg is None and isinstance(k.value, ast.Name)]
         if function.args.kwarg is None or function.args.kwarg.arg not in stars:
             continue
-        if ast.unparse(call.func) == "super().__init__":
-            callees = _bases(owner)[:1]
-        else:
-            callees = [_named(call.func, owner.module)]
+        of_base = ast.unparse(call.func) == "super().__init__"
+        callees = _bases(owner)[:1] if of_base else [_named(call.func, owner.module)]
         given = {k.arg for k in call.keywords}
         for callee in filter(None, callees):
             taken |= {name: value for name, value in signature(callee).items() if name not in given}
@@ -328,27 +316,18 @@ def _handed_on(function, owner):
 
 def _value(node, module):
     """The value of a default: literals, arithmetic on them, and constants of the module."""
-    if isinstance(node, ast.Constant):
-        return node.value
-    constant = _named(node, module)
-    if constant is not None and isinstance(constant.node, ast.Assign | ast.AnnAssign):
-        return _value(constant.node.value, constant.module)
-    if isinstance(node, ast.Tuple | ast.List):
-        return [_value(one, module) for one in node.elts]
-    if isinstance(node, ast.Dict):
-        return {_value(k, module): _value(v, module) for k, v in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand, module)
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        return OPERATORS[type(node.op)](_value(node.left, module), _value(node.right, module))
-    raise ValueError(
-        f"{module.name}, line {node.lineno}: the default {ast.unparse(node)!r} is neither a literal nor a"
-        " constant of its module: write it so, since keys of artifacts are computed from it"
-    )
-
-
-def _items(table):
-    return zip(table.node.value.keys, table.node.value.values, strict=True)
+    constants = {}
+    for name in (part.id for part in ast.walk(node) if isinstance(part, ast.Name)):
+        constant = module.find(name)
+        if constant is not None and isinstance(constant.node, ast.Assign | ast.AnnAssign):
+            constants[name] = _value(constant.node.value, constant.module)
+    try:
+        return eval(ast.unparse(node), {"__builtins__": {}}, constants)
+    except Exception as error:
+        raise ValueError(
+            f"{module.name}, line {node.lineno}: the default {ast.unparse(node)!r} is neither a literal nor a"
+            " constant of its module: write it so, since keys of artifacts are computed from it"
+        ) from error
 
 
 @cache

@@ -157,12 +157,10 @@ def test_heatmap_is_dark_where_the_defense_is_bad():
 
 
 def test_radar_closes_its_lines_and_starts_at_the_hub():
-    wheel = figures.radar({"add_pp": {"pgd": 90.0, "cw": 95.0, "ddn": 99.0}}, "accuracy", low=80).axes[0]
+    wheel = figures.radar({"add_pp": {"pgd": 90.0, "cw": 95.0, "ddn": 99.0}}, "accuracy").axes[0]
     assert wheel.lines[0].get_ydata().tolist() == [90.0, 95.0, 99.0, 90.0]
-    assert wheel.get_ylim() == (80, 100)
+    assert wheel.get_ylim() == (90, 100)
     assert [text.get_text() for text in wheel.get_xticklabels()] == ["PGD", "CW", "DDN"]
-    with pytest.raises(ValueError, match="smallest value is 70.0"):
-        figures.radar({"add_pp": {"pgd": 70.0}}, "accuracy", low=80)
 
 
 def test_panels_give_a_class_the_same_colour_everywhere():
@@ -245,6 +243,11 @@ def test_a_notebook_shows_its_figures_so():
         ("arn_pp", "ARN-PP"),
         ("ape_gan_d_dd", "APE-GAN-D-DD"),
         ("hgd_full", "HGD full"),
+        ("ape_gan_full_p", "APE-GAN full"),
+        ("x_full_p", "x_full_p"),
+        ("sta_own_targeted", "STA-T (ours)"),
+        ("pgd-fooling", "PGD, fooling rate"),
+        ("resnet18_eighth_mart", "slim ResNet-18, MART"),
         ("add_ap_re", "ADD-AP-re"),
         ("jatp_prime", "JATP′"),
         ("doa_2", "DOA 2"),

@@ -98,7 +98,7 @@ def test_a_raised_revision_changes_the_key(tree):
 
 def test_defaults_are_part_of_the_settings(recipes):
     settings = recipes.defense("arn", seen="pp").made["settings"]
-    assert settings["lambda1"] == 0.1 and settings["without"] == []
+    assert settings["lambda1"] == 0.1 and settings["without"] == ()
     assert recipes.attack("pgd", recipes.target()).made["settings"]["norm"] == "linf"
 
 

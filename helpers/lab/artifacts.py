@@ -109,9 +109,8 @@ def load(file: Path) -> Artifact:
     try:
         info = json.loads(file.with_suffix(".json").read_text())
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"the sidecar {file.with_suffix('.json')} cannot be read ({error}); {remedy}"
-        ) from error
+        sidecar = file.with_suffix(".json")
+        raise ArtifactError(f"the sidecar {sidecar} cannot be read ({error}); {remedy}") from error
     return Artifact(file, tensors, info)
 
 

@@ -5,12 +5,10 @@ from a safetensors file or a state dict that `torch.save` wrote.
 """
 
 import importlib
-import importlib.util
-import inspect
+import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +45,7 @@ def denoiser(
     seen: attacks that its defense is trained on, as in `Experiment.defense`.
     ValueError that names what is wrong.
     """
-    is_path = _is_path(spec, weights)
-    found = from_path(spec, weights) if is_path else lab.defense(spec, seen=seen).denoiser
+    found = from_path(spec, weights) if _is_path(spec, weights) else lab.defense(spec, seen=seen).denoiser
     check_denoiser(found, x)
     return found
 
@@ -61,19 +58,11 @@ def from_path(spec: str, weights: str = "") -> nn.Module:
     weights: a file to load into it, "" for none.
     ValueError that names what is wrong with the path, the factory, its result or the weights.
     """
-    place, separator, name = spec.rpartition(":")
-    if not separator or not place or not name:
-        raise ValueError(
-            f"{spec!r} is not an import path: write package.module:factory or path/to/file.py:factory"
-        )
-    factory = getattr(_module(place, spec), name, None)
-    if not callable(factory):
-        raise ValueError(f"{spec!r}: {place} has no function {name!r}")
+    factory = _factory(spec)
     try:
-        inspect.signature(factory).bind()
+        network = factory()
     except TypeError as error:
         raise ValueError(f"{spec!r} must be callable without arguments: {error}") from error
-    network = factory()
     if not isinstance(network, nn.Module):
         raise ValueError(f"{spec!r} must return a torch.nn.Module, it returned {type(network).__name__}")
     if weights:
@@ -100,8 +89,7 @@ def check_denoiser(network: nn.Module, x: Tensor) -> None:
     """ValueError unless `network` maps images `x` in [0,1] to images of the same shape, about in [0,1].
 
     A denoiser that subtracts the noise it sees (HGD) overshoots a little; one that works in [-1,1] or 0..255
-    is
-    another thing: its values must lie within `OVERSHOOT` of [0,1].
+    is another thing: its values must lie within `OVERSHOOT` of [0,1].
     If it has an attribute `stochastic`, that must be true: with False two passes must agree exactly, with
     True they must not.
     """
@@ -109,6 +97,8 @@ def check_denoiser(network: nn.Module, x: Tensor) -> None:
         first, second = (_output(network, x, "denoiser") for _ in range(2))
     if first.shape != x.shape:
         raise ValueError(f"the denoiser must keep the shape {tuple(x.shape)}, it gave {tuple(first.shape)}")
+    if first.dtype != x.dtype:
+        raise ValueError(f"the denoiser must keep the type {x.dtype}, it gave {first.dtype}: end in .to(x)")
     low, high = first.min().item(), first.max().item()
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ValueError(
@@ -134,35 +124,40 @@ def _is_path(spec: str, weights: str) -> bool:
 def _output(network: nn.Module, x: Tensor, what: str) -> Tensor:
     with torch.no_grad():
         try:
-            y = network(x)
+            y = network(x.clone())  # it may work in place
         except Exception as error:
             raise ValueError(f"the {what} fails on images {tuple(x.shape)} in [0,1]: {error}") from error
     if not torch.is_tensor(y) or not y.is_floating_point():
-        kind = y.dtype if torch.is_tensor(y) else type(y).__name__
+        kind = getattr(y, "dtype", type(y).__name__)
         raise ValueError(f"the {what} must return a floating point tensor, it returned {kind}")
     if not y.isfinite().all():
         raise ValueError(f"the {what} returned NaN or infinity on natural images")
     return y
 
 
-def _module(place: str, spec: str) -> ModuleType:
-    """The module at an import path, or in a file."""
-    if not place.endswith(".py"):
+def _factory(spec: str) -> Callable:
+    """The function at an import path, or in a file."""
+    place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise ValueError(
+            f"{spec!r} is not an import path: write package.module:factory or path/to/file.py:factory"
+        )
+    if place.endswith(".py"):
+        file = _file(place, spec)
+        _let_import_from(file.parent.resolve())  # its neighbours
+        factory = runpy.run_path(str(file)).get(name)
+    else:
         _let_import_from(Path.cwd(), ROOT)
         try:
-            return importlib.import_module(place)
+            factory = getattr(importlib.import_module(place), name, None)
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"{spec!r}: cannot import {place} ({error}); install it, add its folder to PYTHONPATH, "
                 "or write path/to/file.py:factory"
             ) from error
-    file = _file(place, spec)
-    _let_import_from(file.parent.resolve())  # its neighbours
-    found = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
+    if not callable(factory):
+        raise ValueError(f"{spec!r}: {place} has no function {name!r}")
+    return factory
 
 
 def _let_import_from(*folders: Path) -> None:

@@ -56,7 +56,9 @@ class Experiment:
         self.paper, self.dataset, self.profile, self.seed = paper, dataset, profile, seed
         self.recipes = Recipes(paper, dataset, profile, seed)
         words = self.recipes.profile
-        self.notice, self.deviation, self.comparable = words.notice, words.deviation, words.comparable
+        spec, self.notice = self.recipes.spec, words.notice
+        self.deviation = words.deviation if spec.deviation is None else spec.deviation
+        self.comparable = words.comparable if spec.comparable is None else spec.comparable
 
     def __repr__(self) -> str:
         return f"Experiment({self.paper!r}, {self.dataset!r}, {self.profile!r}, seed={self.seed})"

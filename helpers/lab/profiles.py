@@ -71,7 +71,8 @@ class DatasetSpec(_Strict):
     seen: the attacks that a denoiser is trained on, under the paper's names for such sets.
     grids: what a table or an ablation runs through at this scale.
     sizes: other numbers that grow with the scale, by what they count.
-    source: of the images, where the profile's does not hold.
+    source, comparable, deviation: where the profile's do not hold.
+    runs: whether this scale runs the notebooks for this data set, if they are another's by default.
     """
 
     train: PositiveInt | None
@@ -80,6 +81,9 @@ class DatasetSpec(_Strict):
     target: str
     targets: dict[str, str] = Field(default_factory=dict)
     source: Literal["sample", "full"] | None = None
+    comparable: bool | None = None
+    deviation: str | None = None
+    runs: bool = True
     seen: dict[str, list[str]]
     attacks: dict[str, AttackSpec]
     methods: dict[str, MethodSpec]
@@ -95,6 +99,7 @@ class Profile(_Strict):
     comparable: may its numbers be held against a paper's?
     source: the shipped "sample" of the images, or the "full" sets.
     precision: of the training.
+    first: what the names of the most valuable runs begin with, for who has not the time for all.
     """
 
     notice: str
@@ -102,6 +107,7 @@ class Profile(_Strict):
     comparable: bool
     source: Literal["sample", "full"]
     precision: Literal["fp32", "bf16"]
+    first: tuple[str, ...] = ()
 
 
 @cache

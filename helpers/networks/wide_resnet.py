@@ -34,8 +34,7 @@ class WideResNet(nn.Module):
     """Classifier: (N,in_channels,H,W) in [0,1] -> (N,num_classes) logits.
 
     The published one has 320, 640 and 1280 channels in its three groups, 20 times those of the first
-    convolution,
-    which keeps its 16 at any `width`: a slim network would see the image through a single channel.
+    convolution, which keeps its 16 at any `width`: a slim network would see the image through one channel.
     """
 
     def __init__(self, num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> None:

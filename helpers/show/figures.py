@@ -333,17 +333,13 @@ def beside(
     return figure
 
 
-def radar(series: Mapping[str, Mapping[str, Number]], ylabel: str, low: float | None = None) -> Figure:
+def radar(series: Mapping[str, Mapping[str, Number]], ylabel: str) -> Figure:
     """Percentages on the spokes of a wheel: {name: {spoke: percent}}, the same spokes for all (ADD, Fig. 18).
 
-    low: percentage at the hub; by default 90, or the ten below the smallest value.
-    ValueError if a value lies below the hub.
+    At the hub is 90, or the ten below the smallest value.
     """
     spokes = list(next(iter(series.values())))
     smallest = min(_value(number) for values in series.values() for number in values.values())
-    low = min(90, smallest // 10 * 10) if low is None else low
-    if smallest < low:
-        raise ValueError(f"the hub is at {low} %, but the smallest value is {smallest:.1f} %; lower `low`")
     angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
     figure, axis = plt.subplots(figsize=(5, 4), subplot_kw={"polar": True})
     palette = colours(series)
@@ -351,7 +347,7 @@ def radar(series: Mapping[str, Mapping[str, Number]], ylabel: str, low: float | 
         heights = [_value(values[spoke]) for spoke in spokes]
         closed = [*angles, angles[0]], [*heights, heights[0]]
         axis.plot(*closed, marker="o", markersize=4, color=palette[name], label=label(name))
-    axis.set(ylim=(low, 100), theta_offset=np.pi / 2, theta_direction=-1)
+    axis.set(ylim=(min(90, smallest // 10 * 10), 100), theta_offset=np.pi / 2, theta_direction=-1)
     _, names = axis.set_thetagrids(np.degrees(angles), [label(spoke) for spoke in spokes])
     for name, side in zip(names, np.sin(angles).round(6), strict=True):  # written away from the wheel
         name.set_horizontalalignment("left" if side > 0 else "right" if side < 0 else "center")

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from helpers import device, source
-from helpers.attacks import ATTACKS, draws, num_classes, random_targets
+from helpers.attacks import ATTACKS, draws, num_classes, random_targets, stickers
 from helpers.lab import artifacts
 from helpers.lab.recipes import Recipe
 from helpers.threats import made_from
@@ -63,15 +62,15 @@ SUITE = {
     "square": Entry("scores", BALL, {"eps": EPS, "queries": 1000}),
     "fab": Entry("gradient", "as little as possible (ℓ∞)", {"eps": 1.0}),
     "cw": Entry(
-        "gradient", NEAREST, {"steps": 100, "search_steps": 3, "learning_rate": 0.1, "confidence": 0.0}
+        "gradient", NEAREST, {"steps": 100, "search_steps": 3, "learning_rate": 0.1, "initial_const": 1.0}
     ),
     "ddn": Entry("gradient", NEAREST, {"steps": 50}),
     "ba": Entry("decisions", NEAREST, {"steps": 1000}),
     "jsma": Entry("gradient", "few pixels, fully", {"gamma": 0.08}, targeted=True),
-    "lsa": Entry("scores", "few pixels", {"rounds": 8, "candidates": 200}),
-    "sta": Entry("gradient", "where pixels are", {"steps": 60}),
+    "lsa_own": Entry("scores", "few pixels", {"rounds": 8, "candidates": 200}),
+    "sta_own": Entry("gradient", "where pixels are", {"steps": 60}),
     "fwa": Entry("gradient", "where ink is, 0.15 pixels on average", {"eps": 0.15, "steps": 60}),
-    "rp2": Entry("gradient", "a sticker of two bars", {"steps": 60, "mask": "bars"}),
+    "rp2": Entry("gradient", "a sticker of two bars", {"steps": 60, "mask": "mask1"}),
     "roa": Entry("gradient", "a rectangle of 7×7"),
 }
 
@@ -82,10 +81,8 @@ def gallery(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> dict[str, 
     """All attacks of `SUITE` on `x` (N,C,H,W), labels `y` (N,); kept on disk where the model is the lab's."""
     shown = {}
     for attack, entry in SUITE.items():
-        images, (passes, seconds) = _made(
-            "gallery", model, x, y, attack, entry.targeted, entry.settings, seed
-        )
-        shown[attack] = Shown(images, passes, seconds)
+        images, cost = _made("gallery", model, x, y, attack, entry.targeted, entry.settings, seed)
+        shown[attack] = Shown(images, *cost)
     return shown
 
 
@@ -138,8 +135,8 @@ def _made(
 def _run(
     model: nn.Module, x: Tensor, y: Tensor, attack: str, targeted: bool, settings: dict, seed: int
 ) -> tuple[Tensor, tuple[float, float]]:
-    if settings.get("mask") == "bars":
-        settings = settings | {"mask": _bars(x)}
+    if "mask" in settings:
+        settings = settings | {"mask": stickers.mask(settings["mask"], size=x.shape[-1])}
     if draws(attack):
         settings = settings | {"seed": seed}
     goal = random_targets(y, num_classes(model, x), seed) if targeted else y
@@ -156,12 +153,3 @@ def _run(
     finally:
         hook.remove()
     return images, (shown / len(x), round(time.perf_counter() - started, 2))
-
-
-def _bars(x: Tensor) -> Tensor:
-    """A sticker of two bars, three pixels high; (H,W), one where it is."""
-    mask = torch.zeros(x.shape[2:], device=x.device)
-    quarter = x.shape[2] // 4
-    mask[quarter : quarter + 3] = 1
-    mask[-quarter : -quarter + 3] = 1
-    return mask

@@ -1,12 +1,28 @@
 """How every table and figure writes the names of the ledger and of the profiles: one `label` for all."""
 
-# An attack's ending says what is special about it.
-ENDINGS = {"_targeted": "-T", "_big": " ε′", "_03": " ε 0.3", "_40": "-40", "_seen": " (seen)"}
+# An ending says what is special about an attack, or about a defense.
+ENDINGS = {
+    "_own_targeted": "-T (ours)",
+    "_targeted": "-T",
+    "_big": " ε′",
+    "_03": " ε 0.3",
+    "_40": "-40",
+    "_seen": " (seen)",
+    "_own": " (ours)",
+    "_eq14": " (Eq. 14)",
+    "_re": "-re",
+    "_clean": "",
+    "_nat": "",
+    "_adv": ", adversarially trained",
+    "_at": ", AT",
+    "_mart": ", MART",
+    "_mma": ", MMA",
+    "_trades": ", TRADES",
+    "-fooling": ", fooling rate",
+}
 
 # Names as they are, then what may be followed by an ending (attacks) or by a set of seen attacks (defenses).
 NAMES = {
-    "natural": "natural",
-    "none": "none",
     "unstated": "not stated",
     # data sets and targets
     "mnist": "MNIST",
@@ -18,6 +34,8 @@ NAMES = {
     "fashion_cnn": "CNN",
     "svhn_cnn": "CNN",
     "lisa_cnn": "CNN",
+    "resnet18_quarter": "slim ResNet-18",
+    "resnet18_eighth": "slim ResNet-18",
     "resnet110": "ResNet-110",
     "wrn28_20": "WRN-28-20",
     "vgg19": "VGG-19",
@@ -29,7 +47,6 @@ NAMES = {
     "vgg": "VGG",
     "wrn": "WRN",
     # threats and metrics
-    "oblivious": "oblivious",
     "gray_box": "gray box",
     "white_box": "white box",
     "bpda": "BPDA",
@@ -40,6 +57,9 @@ NAMES = {
     "fooling_rate": "fooling rate",
     "targeted_accuracy": "accuracy, targeted",
     "roc_auc": "ROC AUC",
+    "l1_distance": "ℓ1 distance",
+    "epoch_seconds": "seconds an epoch",
+    "time_ratio": "time, as a factor",
     # defenses whose last letters are no set of seen attacks
     "add_sp": "ADD-S",
     "add_s": "ADD-S",
@@ -49,79 +69,46 @@ NAMES = {
     "nrp_ssp": "NRP",
 }
 
+# Those that are written in capitals.
+SHORT_ATTACKS = "fgsm pgd cw ddn aa jsma sta fwa ap1 ap2 ap3 ap4 dlr mi vni fab rp2 roa"
+SHORT_DEFENSES = "at trades mma mart doa rs hgd nrp arn add jatp dir ebm crown ibp hydra"
+
 ATTACKS = {
-    "fgsm": "FGSM",
-    "pgd": "PGD",
+    **{name: name.upper() for name in SHORT_ATTACKS.split()},
     "pgd_dlr": "PGD on DLR",
     "pgd_eot": "PGD + EOT",
-    "cw": "CW",
-    "ddn": "DDN",
-    "aa": "AA",
-    "jsma": "JSMA",
-    "sta": "STA",
-    "fwa": "FWA",
-    "ap1": "AP1",
-    "ap2": "AP2",
-    "ap3": "AP3",
-    "ap4": "AP4",
     "ba": "boundary",
     "lsa": "local search",
-    "dlr": "DLR",
-    "mi": "MI",
     "mi_fgsm": "MI-FGSM",
-    "vni": "VNI",
     "vni_fgsm": "VNI-FGSM",
     "ti_bim": "TI-BIM",
     "apgd_ce": "APGD-CE",
     "apgd_dlr": "APGD-DLR",
-    "fab": "FAB",
     "square": "Square",
-    "rp2": "RP2",
-    "roa": "ROA",
     "feature": "features",
     "feature_pgd": "features",
-    "restored": "restored",
+    "code": "codes",
+    "code_pgd": "codes",
     "mask_adaptive": "mask-adaptive",
-    "mask1": "mask 1",
-    "mask2": "mask 2",
-    "mask3": "mask 3",
-    "mask4": "mask 4",
-    "mask5": "mask 5",
-    "adaptive": "adaptive",
-    "ensemble": "ensemble",
+    **{f"mask{number}": f"mask {number}" for number in range(1, 6)},
 }
 
 DEFENSES = {
-    "at": "AT",
+    **{name: name.upper() for name in SHORT_DEFENSES.split()},
     "at_pgd": "AT",
     "at_fgsm": "Def-adv",
-    "trades": "TRADES",
-    "mma": "MMA",
-    "mart": "MART",
-    "doa": "DOA",
     "doa_7x7": "DOA 7×7",
     "doa_9x5": "DOA 9×5",
-    "rs": "RS",
     "ape_gan": "APE-GAN",
     "ape_gan_d": "APE-GAN-D",
-    "hgd": "HGD",
-    "nrp": "NRP",
-    "arn": "ARN",
     "arn_released": "ARN as released",
-    "add": "ADD",
-    "jatp": "JATP",
     "jatp_prime": "JATP′",
-    "dir": "DIR",
     "dir_joint": "DIR, joint",
     "dir_pretraining": "DIR's pre-training",
     "me_net": "ME-Net",
     "me_net_a": "ME-Net + AT",
-    "ebm": "EBM",
-    "crown": "CROWN",
-    "ibp": "IBP",
     "fast": "Fast AT",
     "unlabeled": "AT + unlabeled",
-    "hydra": "HYDRA",
 }
 
 
@@ -129,9 +116,9 @@ def label(name: object) -> object:
     """How a reader meets the attack, defense, data set … `name` of the ledger or of a profile.
 
     `pgd_targeted` is PGD-T (towards a given class), `pgd_big` PGD ε′ (the raised budget), `ddn@2` what DDN
-    breaks by a change no longer than 2, `arn_pp` ARN-PP
-    (trained on the attacks of the set PP), `ape_gan_full` APE-GAN full, `add_ap_re` ADD-AP-re (the target is
-    trained again behind it).  What is no such name, a title or a number, stays as it is.
+    breaks by a change no longer than 2, `arn_pp` ARN-PP (trained on the attacks of the set PP),
+    `ape_gan_full` APE-GAN full, `add_ap_re` ADD-AP-re (the target is trained again behind it).  What is no
+    such name, a title or a number, stays as it is.
     """
     if not isinstance(name, str):
         return name
@@ -145,11 +132,11 @@ def label(name: object) -> object:
         start = name.removesuffix(ending)
         if start != name and label(start) != start:
             return label(start) + shown
-    if name.endswith("_re"):
-        return f"{label(name.removesuffix('_re'))}-re"
-    if name.endswith("-fooling"):
-        return f"{label(name.removesuffix('-fooling'))}, fooling rate"
     start, _, seen = name.rpartition("_")
+    if (
+        start.endswith("_full") and label(start) != start
+    ):  # trained through the target, whose attacks are not told
+        return label(start)
     if start not in DEFENSES:
         return name
     if seen == "full" or seen.isdecimal():
