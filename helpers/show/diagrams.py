@@ -22,7 +22,7 @@ from torch import Tensor
 
 from helpers.attacks.pgd import ascend
 from helpers.defenses.dir import DIR, DIRPretraining, Discard, to_images
-from helpers.show.figures import PALETTE, image_grid
+from helpers.show.figures import PALETTE, described, image_grid
 
 PANELS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
@@ -87,8 +87,7 @@ def _drawing(panels: Sequence[Mapping], loop: bool = False) -> Figure:
         Line2D([], [], **dot, markerfacecolor="white", label="passes this, leaves it as it is"),
     ]
     figure.legend(handles=key, loc="lower left", ncols=4, frameon=False, fontsize="small")
-    figure.alt = "  ".join(_told(panel) for panel in panels)
-    return figure
+    return described(figure, "  ".join(_told(panel) for panel in panels))
 
 
 def _told(panel: Mapping) -> str:
@@ -209,11 +208,11 @@ def pgd_in_its_ball(eps: float = 0.25, steps: int = 8) -> Figure:
         "× natural image    ★ where PGD ends    the darker, the higher the loss", fontsize="small"
     )
     figure.tight_layout()
-    figure.alt = (
+    return described(
+        figure,
         "An image of two pixels as a point in the plane, a loss as shades behind it, and the paths that PGD "
-        f"takes in {steps} steps from three starts, inside the ball.  Reached: {'; '.join(told)}."
+        f"takes in {steps} steps from three starts, inside the ball.  Reached: {'; '.join(told)}.",
     )
-    return figure
 
 
 def _hills(points: Tensor) -> Tensor:
@@ -238,13 +237,13 @@ def masks(denoiser: DIR | DIRPretraining | Discard, image: Tensor) -> Figure:
     shown = torch.zeros(k, places, device=image.device).scatter_(1, visible[:, 0], 1)
     shown = to_images(shown[..., None].expand(-1, -1, patch**2), patch, 1)
     seen = image * shown + (1 - shown)  # hidden patches are white
-    rows = {"seen": torch.cat([image[None], seen]), "drawn": torch.cat([drawn.mean(0)[None], drawn])}
+    rows = {"shown": torch.cat([image[None], seen]), "drawn": torch.cat([drawn.mean(0)[None], drawn])}
     figure = image_grid(rows)
     for axis, title in zip(figure.axes, ["image", *(f"mask {i + 1}" for i in range(k))], strict=False):
         axis.set_title(title)
     figure.axes[k + 1].set_xlabel("mean of all")
-    figure.alt = (
+    return described(
+        figure,
         f"An image, and what each of {k} masks shows of it: {count} of {places} patches of {patch}×{patch} "
-        "pixels.  Below, what the denoiser draws behind each mask, and the mean of these drawings."
+        "pixels.  Below, what the denoiser draws behind each mask, and the mean of these drawings.",
     )
-    return figure
