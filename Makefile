@@ -5,14 +5,15 @@ PROFILE ?= quick
 SEEDS   ?= 0
 CORES   ?=
 ONLY    ?=
+MINUTES ?=
 
 VENV      := .venv
 RUN       := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 # Recipes read these from the environment, where no quotation mark can do harm.
-export PROFILE SEEDS CORES ONLY
-OPTIONS := --profile "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES" --only "$$ONLY"
+export PROFILE SEEDS CORES ONLY MINUTES
+OPTIONS := --profile "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES" --only "$$ONLY" --minutes "$$MINUTES"
 
 # Python's debugger in a kernel warns about frozen modules; nobody debugs here.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
@@ -21,13 +22,14 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .NOTPARALLEL:
 
 help:  ## list these targets
-	@echo "make TARGET [PROFILE=quick] [SEEDS=0,1,2] [CORES=2] [ONLY=\"22 23\"] [PYTHON=python3]"
+	@echo "make TARGET [PROFILE=quick] [SEEDS=0,1,2] [CORES=2] [ONLY=\"22 23\"] [MINUTES=12] [PYTHON=python3]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F '#' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "CORES is how many notebooks run at a time, one core each; ONLY, which, by their first letters."
+	@echo "MINUTES ends \`make reproduce\` by then, the most valuable notebooks first; the next call goes on."
 
 env: $(INSTALLED)  ## create .venv, the environment
 
-check:  ## check PROFILE, SEEDS, CORES and ONLY
+check:  ## check PROFILE, SEEDS, CORES, ONLY and MINUTES
 	@! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(PYTHON) -m helpers.run.options $(OPTIONS)
 
 reproduce: check $(INSTALLED)  ## run the notebooks of PROFILE, then see reports/PROFILE/index.html

@@ -88,7 +88,7 @@ def test_conda_installs_the_same():
 
 def make(*arguments, cwd=ROOT):
     """Run make as from a shell: what an outer `make test` hands down would change its messages."""
-    handed_down = {"MAKELEVEL", "MAKEFLAGS", "MFLAGS", "PROFILE", "SEEDS", "CORES", "ONLY"}
+    handed_down = {"MAKELEVEL", "MAKEFLAGS", "MFLAGS", "PROFILE", "SEEDS", "CORES", "ONLY", "MINUTES"}
     env = {name: value for name, value in os.environ.items() if name not in handed_down}
     return subprocess.run(["make", *arguments], cwd=cwd, env=env, capture_output=True, text=True)
 
@@ -114,6 +114,8 @@ def test_every_target_is_in_the_help():
         ("CORES=abc", "from 1 on; this machine has "),
         ("ONLY=99", "there are 00, 01, "),
         ("ONLY=22 x\"'", "there are 00, 01, "),
+        ("MINUTES=2", "from 3 on, such as 12"),
+        ("MINUTES=1.5", "from 3 on, such as 12"),
     ],
 )
 @pytest.mark.parametrize("target", ["reproduce", "plan", "test", "notebooks"])
@@ -126,7 +128,10 @@ def test_a_bad_variable_is_refused_in_one_line_before_anything_starts(target, va
 
 
 def test_good_variables_pass():
-    assert make("check", "PROFILE=paper", "SEEDS=0 1,2", "CORES=3", "ONLY=22, 23_arn").returncode == 0
+    assert (
+        make("check", "PROFILE=paper", "SEEDS=0 1,2", "CORES=3", "ONLY=22, 23_arn", "MINUTES=12").returncode
+        == 0
+    )
 
 
 def test_an_old_python_is_refused_with_the_remedy(tmp_path):

@@ -21,12 +21,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(description: str) -> Parser:
-    """A parser of the four variables."""
+    """A parser of the variables."""
     result = Parser(description=description)
     result.add_argument("--profile", type=profile, default="quick", help=f"one of {', '.join(PROFILES)}")
     result.add_argument("--seeds", type=seeds, default="0", help="one or more, such as 0,1,2")
     result.add_argument("--cores", type=cores, default="", help="notebooks at a time, one core each")
     result.add_argument("--only", type=only, default="", help='notebooks by their first letters, "22 23"')
+    result.add_argument("--minutes", type=minutes, default="", help="then stop; the next call goes on")
     return result
 
 
@@ -65,6 +66,13 @@ def only(text: str) -> list[str]:
             numbers = ", ".join(name[:2] for name in names)
             raise argparse.ArgumentTypeError(f"ONLY={text}: none begins with {one}; there are {numbers}")
     return _words(text)
+
+
+def minutes(text: str) -> int | None:
+    """After how many minutes to stop; None: when all is done."""
+    if text and not re.fullmatch(r"[3-9]|[1-9]\d+", text):
+        raise argparse.ArgumentTypeError(f"MINUTES={text}: when to stop, whole, from 3 on, such as 12")
+    return int(text) if text else None
 
 
 def _words(text):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import ROOT
+from helpers.lab import profiles
 from helpers.run import notebook as file
 from helpers.run import options
 
@@ -81,7 +82,9 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
         parameters = file.parameters(notebook)
         defaults = {name: parameter.default for name, parameter in parameters.items()}
         default, *others = datasets(parameters)
-        for dataset in [default] if profile == "quick" else [default, *others]:
+        for dataset in [default, *others]:
+            if dataset != default and not _is_run(notebook, dataset, profile):
+                continue
             for seed in seeds:
                 name = notebook.stem + (f".{dataset}" if dataset != default else "")
                 values = {"profile": profile, "seed": seed} | ({"dataset": dataset} if others else {})
@@ -92,6 +95,16 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
                 asked = frozenset(json.dumps(need, sort_keys=True) for need in asked)
                 found.append(Run(full, notebook, output, values, times.get(name), asked))
     return [run for run in found if not only or run.name.startswith(tuple(only))]
+
+
+def by_value(profile: str, planned: list[Run]) -> list[Run]:
+    """The runs, the most valuable first: those that the profile names (`first`), in that order."""
+    names = profiles.profile(profile).first
+
+    def place(run):
+        return next((k for k, name in enumerate(names) if run.name.startswith(name)), len(names))
+
+    return sorted(planned, key=place)
 
 
 def steps(planned: list[Run]) -> list[Step]:
@@ -105,6 +118,13 @@ def steps(planned: list[Run]) -> list[Step]:
         after = tuple(names[other] for other in wanted if other in need and other != need)
         found.append(Step(names[need], need, wanted_by, after))
     return found
+
+
+def _is_run(notebook, dataset, profile):
+    """Whether the profile runs a notebook for another data set, too."""
+    paper = notebook.stem.split("_")[1]
+    known = profiles.load(paper, profile) if paper in profiles.papers() else {}
+    return profile != "quick" and (dataset not in known or known[dataset].runs)
 
 
 def datasets(parameters: dict[str, file.Parameter]) -> list:

@@ -1,5 +1,6 @@
 """Commands, several at a time: which one next, and where a person is."""
 
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from helpers.run.plan import told
+
+# With a deadline: how many seconds before it the last command begins, so that it reaches a checkpoint (it
+# starts, then each minute has one), and how many are left for commands to end and for the report.
+STARTING, ENDING = 150, 20
 
 
 @dataclass(eq=False)
@@ -27,21 +32,31 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def work(jobs: list[Job], cores: int, ended: Callable[[Job, float, str | None], None]) -> list[Job]:
+def work(
+    jobs: list[Job],
+    cores: int,
+    ended: Callable[[Job, float, str | None], None],
+    deadline: float = math.inf,
+) -> list[Job]:
     """Run all jobs, `cores` at a time with one thread each; -> those that failed.
 
     ended: called after each job with its seconds and, if it failed, with what it printed.
+    deadline: on the clock of `time.monotonic`; if there is one, jobs begin in their order, none that could
+        not reach a checkpoint, and those that still run are stopped in time.
     KeyboardInterrupt when all children have ended.
     """
     waiting, running, made, failed = list(jobs), {}, set(), []
     display = _Display(jobs, cores)
     try:
         while waiting or running:
-            while waiting and len(running) < cores:
-                job = _next(waiting, list(running), made)
+            left = deadline - time.monotonic()
+            while waiting and len(running) < cores and left > STARTING:
+                job = _next(waiting, list(running), made, in_order=deadline < math.inf)
                 waiting.remove(job)
                 running[job] = _Process(job)
                 display.show(waiting, running, started=True)
+            if left < ENDING or not running:
+                break
             time.sleep(0.2)
             for job, process in list(running.items()):
                 if process.poll() is None:
@@ -69,12 +84,14 @@ def interruptible() -> None:
     signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
-def _next(waiting, running, made):
-    """The longest job, but rather one that does not wait for what a running one is making."""
+def _next(waiting, running, made, in_order=False):
+    """The longest or the first job, but rather one that does not wait for what a running one is making."""
 
     def is_held_up(job):
         return any((job.needs & other.needs) - made for other in running)
 
+    if in_order:
+        return min(waiting, key=is_held_up)
     unknown = max((job.seconds for job in waiting if job.seconds is not None), default=0)
     return min(waiting, key=lambda job: (is_held_up(job), -(unknown if job.seconds is None else job.seconds)))
 

@@ -1,13 +1,17 @@
 """`make reproduce`: run the notebooks of a profile, several at a time, going on where the last run stopped.
 
 A notebook is run again when it, its parameters or the helpers have changed since.  What it needs and does not
-find it makes, under the lab's locks.  The report is rewritten after each.  `make notebooks` does the same for
-the profile quick and keeps the outputs in `notebooks/`, what the notebooks asked for and how long they took.
+find it makes, under the lab's locks.  The report is rewritten after each.  With MINUTES=12 it begins with the
+most valuable notebooks and stops in time; trainings and adversarial sets save themselves each minute, so that
+the next call goes on.  `make notebooks` does the same for the profile quick and keeps the outputs in
+`notebooks/`, what the notebooks asked for and how long they took.
 """
 
 import json
+import math
 import os
 import sys
+import time
 
 from filelock import FileLock, Timeout
 
@@ -17,6 +21,7 @@ from helpers.run import options, plan, pool
 
 
 def main():
+    started = time.monotonic()
     pool.interruptible()
     parser = options.parser("Run the notebooks of a profile.")
     parser.add_argument("--keep", action="store_true", help="keep the outputs in notebooks/ (quick, seed 0)")
@@ -28,7 +33,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            code = reproduce(args)
+            code = reproduce(args, started + 60 * args.minutes if args.minutes else math.inf)
     except Timeout:
         sys.exit(f"Another `make reproduce` with profile {args.profile} is running here.")
     except KeyboardInterrupt:
@@ -37,13 +42,15 @@ def main():
     sys.exit(code)
 
 
-def reproduce(args) -> int:
-    """Run what is not done yet; -> the exit status."""
+def reproduce(args, deadline: float) -> int:
+    """Run what is not done yet, until the `deadline` on the clock of `time.monotonic`; -> the exit status."""
     from helpers.lab import artifacts
     from helpers.run import report  # takes seconds
 
     everything = plan.runs(args.profile, args.seeds)
     planned = plan.runs(args.profile, args.seeds, args.only)
+    if deadline < math.inf:
+        planned = plan.by_value(args.profile, planned)
     waiting = {run.name: run for run in planned if not run.is_done()}
     for part in (ROOT / "reports" / args.profile).glob(".*.part.ipynb"):  # of a run that was killed
         part.unlink()
@@ -53,8 +60,10 @@ def reproduce(args) -> int:
         artifacts.folder().glob("*")
     )
 
+    left = dict(waiting)
+
     def ended(job, seconds, output):
-        run = waiting[job.name]
+        run = left.pop(job.name)
         report.build(args.profile, everything)
         if output is None and (args.keep or args.profile != "quick") and args.seeds == [0]:
             record(args.profile, run, seconds, from_nothing)
@@ -62,15 +71,21 @@ def reproduce(args) -> int:
     report.build(args.profile, everything)
     for run in waiting.values():
         run.asked.unlink(missing_ok=True)
-    failed = pool.work([_job(run) for run in waiting.values()], args.cores, ended)
+    failed = pool.work([_job(run) for run in waiting.values()], args.cores, ended, deadline)
     if args.keep:
         keep([run for run in planned if run.name not in {job.name for job in failed}])
     report.build(args.profile, everything)
     page = f"reports/{args.profile}/index.html"
+    if left:
+        done = len(planned) - len(left) - len(failed)
+        print(
+            f"Time is over: {done} of {len(planned)} notebooks are done. The next call begins with", end=" "
+        )
+        print(f"{', '.join(list(left)[:3])}{', …' * (len(left) > 3)}.")
     if failed:
         names = ", ".join(job.name for job in failed)
         print(f"Not finished: {names} failed. The next `make reproduce` goes on from here. See {page}.")
-    else:
+    elif not left:
         print(f"Done. Open {page} in a browser.")
     return bool(failed)
 
