@@ -147,17 +147,16 @@ def load(
     return x.contiguous().float().div_(255), y
 
 
-def available(name: str, source: str = "full") -> bool:
-    """Whether `load` finds both splits of the data set without a download. Opens no file.
+def available(name: str) -> bool:
+    """Whether `load` finds both splits of the full data set without a download. Opens no file.
 
     For notebooks that show the same experiment on a shipped sample where the user has no SVHN or LISA.
-    Raises DataError for an unknown name or source.
+    Raises DataError for an unknown name.
     """
     _choose("data set", name, DATASETS)
-    _choose("source", source, SOURCES)
-    if all(_file(name, split, source).exists() for split in SPLITS):
+    if all(_file(name, split, "full").exists() for split in SPLITS):
         return True
-    if source == "sample" or DATASETS[name].torchvision is None:
+    if DATASETS[name].torchvision is None:
         return False
     return all(one.path.exists() or all(file.exists() for file in one.files) for one in _archives(name))
 
