@@ -129,7 +129,7 @@ def test_the_strongest_error_is_the_union_of_what_the_attackers_broke():
         rung("fixed mask", False, False, True, False),
         rung("no budget", True, True, True, True),
     ]
-    assert ladder.strongest(rungs).count == 2
+    assert ladder.strongest(rungs).count == 2 == int((~ladder.withstands(rungs)).sum())
 
 
 def test_a_weaker_attacker_must_win_by_a_margin_to_raise_an_alarm(lenet, digits):

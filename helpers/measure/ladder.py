@@ -105,10 +105,15 @@ def climb(
     return rungs
 
 
-def strongest(rungs: Sequence[Rung]) -> Rate:
-    """Share of the images that any attacker within the budget broke, without foresight: the robust error."""
+def withstands(rungs: Sequence[Rung]) -> Tensor:
+    """Which images no attacker within the budget broke, without foresight: bool (N,), the worst case."""
     within = [rung.broken for rung in rungs if rung.threat not in ("no budget", "fixed mask")]
-    return Rate.of(torch.stack(within).any(0))
+    return ~torch.stack(within).any(0)
+
+
+def strongest(rungs: Sequence[Rung]) -> Rate:
+    """The robust error: share of the images that some attacker of `withstands` broke."""
+    return Rate.of(~withstands(rungs))
 
 
 @dataclass(frozen=True)
