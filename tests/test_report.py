@@ -35,7 +35,9 @@ def folder(tmp_path):
         "00_first",
         v4.new_markdown_cell("# The *first* one\n\nWhat you will learn.\n\nNot this."),
         v4.new_markdown_cell("Some text.\n\n## 1. A picture of $x^2$"),
-        cell(output(image_png=PNG, text_plain="<Figure>")),
+        cell(
+            v4.new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": "Ten <digits>"}})
+        ),
         v4.new_markdown_cell("## A table"),
         cell(output(text_html=TABLE)),
         cell(output(text_html="<b>no table</b>"), v4.new_output("stream", text="printed")),
@@ -58,7 +60,7 @@ def test_figures_and_tables_stand_under_their_headings(folder):
     places = [
         text.index(part) for part in ("1. A picture of $x^2$</h3>", PNG, "A table</h3>", 'class="dataframe"')
     ]
-    assert places == sorted(places)
+    assert places == sorted(places) and 'alt="Ten &lt;digits&gt;"' in text
 
 
 def test_title_and_first_paragraph_are_shown_and_the_rest_is_linked(folder):

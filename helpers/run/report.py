@@ -75,7 +75,8 @@ def _notebook(run):
         for output in cell.get("outputs", []) if state != "not run" else []:
             data = output.get("data", {})
             if "image/png" in data:
-                sections[-1]["items"].append({"png": data["image/png"].replace("\n", "")})
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                sections[-1]["items"].append({"png": data["image/png"].replace("\n", ""), "alt": alt})
             elif "<table" in data.get("text/html", ""):
                 sections[-1]["items"].append({"table": _table(data["text/html"])})
     variant = run.name.partition(".")[2]  # another data set or seed
