@@ -1,5 +1,6 @@
 """The suite attack by attack: each against the formula of its paper, a closed form, or a second library."""
 
+import inspect
 import sys
 import types
 import warnings
@@ -16,6 +17,8 @@ from helpers import data
 from helpers.attacks import ATTACKS, attackable, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
+from helpers.lab.experiment import Experiment
+from helpers.lab.profiles import TRUTH, load, papers
 from helpers.networks.zoo import load_target
 from helpers.threats import Defended
 
@@ -119,14 +122,10 @@ def test_vni_fgsm_is_algorithm_1_of_its_paper(lenet, digits):
         ahead = gradient(lenet, x_adv + eps / steps * decay * g, y)
         corrected = ahead + v
         g = decay * g + corrected / norms(corrected, 1).view(-1, 1, 1, 1)
-        around = [
-            gradient(
-                lenet,
-                x_adv + radius * eps * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1),
-                y,
-            )
-            for _ in range(samples)
-        ]
+        around = []
+        for _ in range(samples):
+            noise = 2 * torch.rand(x.shape[1:], generator=generator, device=x.device) - 1
+            around.append(gradient(lenet, x_adv + radius * eps * noise, y))
         v = torch.stack(around).mean(0) - ahead
         x_adv = (x_adv + eps / steps * g.sign()).clamp(x - eps, x + eps).clamp(0, 1)
     ours = ATTACKS["vni_fgsm"](
@@ -186,7 +185,7 @@ def test_autoattacks_parts_break_what_is_within_reach_and_leave_the_rest(name, s
 @pytest.mark.parametrize("norm, p", [("linf", torch.inf), ("l2", 2)])
 def test_fab_finds_the_nearest_boundary(norm, p):
     model, x, y, distance = linear(4, images=8)
-    x_adv = ATTACKS["fab"](model, x, y, eps=10.0, norm=norm, steps=100)
+    x_adv = ATTACKS["fab"](model, x, y, eps=1.0 if p > 2 else 10.0, norm=norm, steps=100)
     assert error(model, x_adv, y) == 1
     torch.testing.assert_close(norms(x_adv - x, p), distance[p], rtol=0.02, atol=0)
 
@@ -353,7 +352,7 @@ def test_ba_leaves_what_is_misclassified_and_what_it_cannot_start(lenet, digits)
 # --- local search ----------------------------------------------------------------------------------
 
 
-def test_lsa_changes_the_pixel_that_matters_most():
+def test_lsa_own_changes_the_pixel_that_matters_most():
     """Logit 0 hangs on three pixels; each round changes the best two, as the formulas say."""
     model = Linear(2, (1, 5, 5))
     with torch.no_grad():
@@ -361,36 +360,47 @@ def test_lsa_changes_the_pixel_that_matters_most():
         for pixel, weight in ((3, 9.0), (11, 5.0), (20, -1.0)):
             model.layer.weight[0, pixel] = weight
     x, y = torch.full((1, 1, 5, 5), 0.6), torch.zeros(1, dtype=torch.long)
-    x_adv = ATTACKS["lsa"](model, x, y, rounds=1, changed=2, candidates=25)
+    x_adv = ATTACKS["lsa_own"](model, x, y, rounds=1, changed=2, candidates=25)
     assert (x_adv != x).flatten().nonzero().flatten().tolist() == [3, 11]
     assert x_adv.flatten()[3].item() == pytest.approx(0.5 + 1.5 * 0.1)
-    again = ATTACKS["lsa"](model, x, y, rounds=1, changed=2, candidates=25, r=6.0)
+    again = ATTACKS["lsa_own"](model, x, y, rounds=1, changed=2, candidates=25, r=6.0)
     assert again.flatten()[3].item() == pytest.approx(0.5 + 6 * 0.1 - 1, abs=1e-5)  # wraps around
 
 
-def test_lsa_stays_near_the_pixels_it_has_changed():
+def test_lsa_own_stays_near_the_pixels_it_has_changed():
     model = Linear(2, (1, 9, 9))
     with torch.no_grad():
         model.layer.weight.zero_(), model.layer.bias.copy_(torch.tensor([50.0, 0.0]))
         model.layer.weight[0, 40] = 9.0  # the centre, in the first round; then nothing matters
     x, y = torch.full((1, 1, 9, 9), 0.6), torch.zeros(1, dtype=torch.long)
-    x_adv = ATTACKS["lsa"](model, x, y, rounds=2, changed=1, candidates=81, reach=1)
+    x_adv = ATTACKS["lsa_own"](model, x, y, rounds=2, changed=1, candidates=81, reach=1)
     rows, columns = (x_adv != x)[0, 0].nonzero(as_tuple=True)
     assert len(rows) >= 1 and ((rows - 4).abs() <= 1).all() and ((columns - 4).abs() <= 1).all()
 
 
 @pytest.mark.parametrize("targeted", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_lsa_fools_the_lenet_and_advertorchs_does_not(lenet, digits, targeted):
+def test_lsa_own_fools_the_lenet_by_few_pixels(lenet, digits, targeted):
     x, y = digits[0][:5], digits[1][:5]
     goal = random_targets(y, 10) if targeted else y
-    ours = ATTACKS["lsa"](lenet, x, goal, targeted=targeted, rounds=40)
-    theirs = ATTACKS["lsa"](lenet, x, goal, targeted=targeted, rounds=5, variant="advertorch")
+    x_adv = ATTACKS["lsa_own"](lenet, x, goal, targeted=targeted, rounds=40)
+    assert (1 - error(lenet, x_adv, goal) if targeted else error(lenet, x_adv, y)) >= 0.7
+    assert ((x_adv != x).flatten(1).sum(1) <= 40 * 5).all()
 
-    def success(x_adv):
-        return 1 - error(lenet, x_adv, goal) if targeted else error(lenet, x_adv, y)
 
-    assert success(ours) >= 0.7 and success(theirs) <= 0.2
-    assert ((ours != x).flatten(1).sum(1) <= 40 * 5).all()
+@pytest.mark.slow
+def test_adds_local_search_is_advertorchs_and_breaks_half_of_the_digits(lenet, digits):
+    """ADD, C.1.4: the library's attack with p = 10, r = 1.5, t = 300, which ours exceeds by far."""
+    x, y = digits[0][:20], digits[1][:20]
+    settings = load("add", TRUTH)["mnist"].attacks
+    assert (settings["lsa"].attack, settings["lsa_own"].attack) == ("lsa", "lsa_own")
+    theirs = ATTACKS["lsa"](lenet, x, y, **settings["lsa"].settings)
+    ours = ATTACKS["lsa_own"](lenet, x, y, **settings["lsa_own"].settings)
+    assert error(lenet, theirs, y) == 0.5 and error(lenet, ours, y) == 1
+    changed = [((x_adv - x).abs() > 1e-3).flatten(1).sum(1).float().mean() for x_adv in (theirs, ours)]
+    assert 50 <= changed[0] <= 75 and changed[1] >= 300
+    assert norms(theirs - x).mean() == pytest.approx(4.1, abs=0.2) and norms(ours - x).mean() > 10
+    whole = norms(theirs - x) > 0
+    assert error(lenet, theirs[~whole], y[~whole]) == 0  # failures are the natural images
 
 
 # --- inside a defense ------------------------------------------------------------------------------
@@ -427,6 +437,92 @@ def test_feature_pgd_finds_the_optimum_of_one_linear_feature():
     weight = features[1].weight.view(1, 1, 4, 4)
     away = (x_adv - x).mul(weight).sum((1, 2, 3)).abs()
     torch.testing.assert_close(away, 0.1 * weight.abs().sum().expand(3), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_code_pgd_reaches_the_nearest_code_of_a_wanted_class(targeted, distance):
+    """Three linear codes of sixteen pixels: each code is within reach."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Linear(3, 4))
+    encoder = model[:2].requires_grad_(False)
+    x, y = 0.4 + 0.2 * torch.rand(5, 1, 4, 4), torch.arange(5) % 4
+    references, classes = 0.3 + 0.4 * torch.rand(12, 1, 4, 4), torch.arange(12) % 4
+    goal = (y + 1) % 4 if targeted else y
+    wanted = (classes == goal[:, None]) if targeted else (classes != goal[:, None])
+
+    def apart(one, other):
+        if distance == "l2":
+            return norms(encoder(one) - encoder(other))
+        return 1 - torch.cosine_similarity(encoder(one), encoder(other))
+
+    each = torch.stack([apart(one[None].expand_as(references), references) for one in x])
+    before, nearest = each.masked_fill(~wanted, torch.inf).min(1)
+    settings = {"references": references, "classes": classes, "distance": distance, "layer": "1"}
+    settings |= {"eps": 0.5, "steps": 400, "step_size": 0.001, "random_start": False}
+    x_adv = ATTACKS["code_pgd"](model, x, goal, targeted=targeted, **settings)
+    assert (apart(x_adv, references[nearest]) < 0.05 * before + 1e-3).all()
+
+
+def test_code_pgd_reads_a_class_where_feature_pgd_only_leaves_one(lenet, digits):
+    x, y = digits[0][:20], digits[1][:20]
+    settings = {"layer": "linear1", "eps": 0.3, "steps": 40}
+    goal = random_targets(y, 10)
+    given = {"references": digits[0][100:], "classes": digits[1][100:]}
+    x_adv = ATTACKS["code_pgd"](lenet, x, goal, targeted=True, **settings, **given)
+    anywhere = ATTACKS["feature_pgd"](lenet, x, y, **settings)
+    reached = [(lenet(images).argmax(1) == goal).float().mean().item() for images in (x_adv, anywhere)]
+    assert reached[0] > 0.6 and reached[1] < 0.4
+
+
+def test_the_lab_takes_references_by_the_name_of_a_split():
+    lab = Experiment("arn", "mnist", "quick")
+    settings = {"layer": "conv2", "steps": 2}
+    kept = lab.attack("code", lab.target(), n=3, **settings)
+    x, y = lab.images("test", 3)
+    images, labels = lab.images("train")
+    whole = lab.attack_settings("code") | settings | {"references": images, "classes": labels}
+    assert torch.equal(ATTACKS["code_pgd"](lab.target(), x, y, **whole), kept)
+    keys = {lab.recipes.attack("code", None, references=split).key for split in ("train", "test")}
+    assert len(keys) == 2
+
+
+# --- defaults, and the papers' settings ------------------------------------------------------------
+
+LIBRARY = {
+    "cw": ("CarliniWagnerL2Attack", {"search_steps": "binary_search_steps"}, {"steps"}),
+    "ddn": ("DDNL2Attack", {"steps": "nb_iter"}, set()),
+    "jsma": ("JacobianSaliencyMapAttack", {}, set()),
+    "sta": ("SpatialTransformAttack", {"steps": "max_iterations"}, set()),
+    "lsa": (
+        "LocalSearchAttack",
+        {"rounds": "round_ub", "changed": "t", "reach": "d", "candidates": "max_nb_seeds"},
+        {"seed"},
+    ),
+}
+
+
+def settings_of(name):
+    return {key: p.default for key, p in list(inspect.signature(ATTACKS[name]).parameters.items())[4:]}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_defaults_are_the_librarys_and_belong_to_no_paper(name):
+    attack, names, apart = LIBRARY[name]
+    theirs = inspect.signature(getattr(library(), attack)).parameters
+    for setting, default in settings_of(name).items():
+        if setting not in apart:
+            assert theirs[names.get(setting, setting)].default == default, setting
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_a_papers_settings_of_the_librarys_attacks_are_written_out(paper):
+    for dataset, spec in load(paper, TRUTH).items():
+        for name, attack in spec.attacks.items():
+            if attack.attack in LIBRARY:
+                left = (
+                    set(settings_of(attack.attack)) - set(attack.settings) - {"seed", "quantize", "init_norm"}
+                )
+                assert not left, (dataset, name, left)
 
 
 class Shown(nn.Module):
@@ -551,7 +647,7 @@ def test_ddn_and_cw_agree_with_adv_lib(lenet, digits, adv_lib):
         }
     ours = {
         "ddn": ATTACKS["ddn"](lenet, x, y, steps=100, quantize=False),
-        "cw": ATTACKS["cw"](lenet, x, y, confidence=0.0, learning_rate=0.05, search_steps=5, steps=200),
+        "cw": ATTACKS["cw"](lenet, x, y, learning_rate=0.05, search_steps=5, steps=200, initial_const=1.0),
     }
     for name in ours:
         assert error(lenet, ours[name], y) == error(lenet, theirs[name], y) == 1

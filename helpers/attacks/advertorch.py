@@ -1,6 +1,7 @@
-"""The attacks that the papers take from advertorch: CW, DDN, JSMA, and its STA and local search.
+"""The attacks that the papers take from advertorch: CW, DDN, JSMA, STA, local search.
 
-advertorch 0.2.3 predates today's torch; what it needs, and its defects, are contained here.
+advertorch 0.2.3 predates today's torch; what it needs, and its defects, are contained here.  Its STA and
+local search are weak: `sta_own` and `lsa_own` are the stronger ones.
 """
 
 import functools
@@ -8,6 +9,7 @@ import sys
 import warnings
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,13 +43,13 @@ def cw(
     y: Tensor,
     *,
     targeted: bool,
-    steps: int = 500,
-    search_steps: int = 4,
-    confidence: float = 1.0,
+    steps: int = 1000,
+    search_steps: int = 9,
+    confidence: float = 0.0,
     learning_rate: float = 0.01,
-    initial_const: float = 1.0,
+    initial_const: float = 0.001,
 ) -> Tensor:
-    """Carlini & Wagner's ℓ2 attack; the defaults are those of ARN's released code.
+    """Carlini & Wagner's ℓ2 attack; the defaults are the library's, but for its 10,000 steps.
 
     steps: Adam steps for each value of the trade-off constant.
     search_steps: how many values of it are tried, by bisection.
@@ -87,7 +89,7 @@ def ddn(
     init_norm: float = 1.0,
     quantize: bool = True,
 ) -> Tensor:
-    """Decoupled direction and norm (Rony et al. 2019), ℓ2; the defaults are ARN's released ones.
+    """Decoupled direction and norm (Rony et al. 2019), ℓ2; the defaults are the library's.
 
     steps: iterations.
     gamma: share by which a step changes the norm.
@@ -135,23 +137,35 @@ def jsma(
     return torch.cat([saliency_map.perturb(*part) for part in zip(x.split(size), y.split(size), strict=True)])
 
 
-def spatial(
+@attack(revision=2)
+def sta(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     *,
     targeted: bool,
-    steps: int,
-    search_steps: int,
+    steps: int = 1000,
+    search_steps: int = 1,
 ) -> Tensor:
-    """advertorch's spatial transform attack, with its failures handed back unchanged.
+    """The library's spatial transform attack; the defaults are the library's.
 
-    It returns a black image for an example on which it fails, and a black image often counts
-    as a success: on an adversarially trained net it "succeeds" far more often than it does.
+    steps: of L-BFGS, at most, over the flows of all images together: they depend on the batch.
+    search_steps: how often L-BFGS is started again where it has ended; no constant is searched.
+    The library returns a black image where it fails, and a black image often counts as a success: on an
+    adversarially trained net it "succeeds" far more often than it does.  Here failures are handed back
+    unchanged.
     """
     transform = library().SpatialTransformAttack(
         model, num_classes(model, x), max_iterations=steps, search_steps=search_steps, targeted=targeted
     )
+    evaluate = transform._loss_fn_spatial
+
+    def finite(*arguments):
+        # One loss that is not finite gets into the flow of every image, and a NaN there ends Python itself.
+        loss, gradient = evaluate(*arguments)
+        return np.nan_to_num(loss, nan=1e10, posinf=1e10), np.nan_to_num(gradient)
+
+    transform._loss_fn_spatial = finite
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Default grid_sample")
         x_adv = transform.perturb(x, y)
@@ -159,25 +173,30 @@ def spatial(
     return torch.where(failed, x, x_adv)
 
 
-def local_search(
+@attack(revision=2)
+def lsa(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     *,
     targeted: bool,
-    rounds: int,
-    p: float,
-    r: float,
-    changed: int,
-    reach: int,
-    candidates: int,
-    seed: int,
+    rounds: int = 10,
+    p: float = 1.0,
+    r: float = 1.5,
+    changed: int = 5,
+    reach: int = 5,
+    candidates: int = 128,
+    seed: int = 0,
 ) -> Tensor:
-    """advertorch's local search, with the settings of `lsa`: it takes the pixels that help the *label* most.
+    """The library's local search (Narodytska & Kasiviswanathan 2017); the defaults are the library's.
 
-    Each round forgets the changes of the one before.
-    So nothing can succeed that is not among the candidates; failures are handed back unchanged.
+    The settings are those of `lsa_own`.  It differs from the paper: it changes the pixels whose exaggeration
+    *hurts* the label most, each round begins with the image anew, and no more than a tenth of the pixels are
+    candidates in the first.  A candidate's image, cut to [0,1], may be a success, too.
+    Failures are handed back unchanged.  ValueError for images that are not square, where the library fails.
     """
+    if x.shape[2] != x.shape[3]:
+        raise ValueError(f"advertorch's lsa takes square images only, got {tuple(x.shape)}: use lsa_own")
     search = library().LocalSearchAttack(
         model, p=p, r=r, t=changed, d=reach, round_ub=rounds, max_nb_seeds=candidates, targeted=targeted
     )

@@ -89,18 +89,13 @@ def roa(
     y: Tensor,
     *,
     targeted: bool,
-    height: int = 7,
-    width: int = 7,
-    stride: int = 2,
-    search: str = "exhaustive",
-    candidates: int = 5,
     steps: int = 30,
     step_size: float | None = None,
+    **where,
 ) -> Tensor:
     """Rectangular occlusion: find a rectangle's place, then PGD on the pixels inside, free in [0,1].
 
-    height, width: in pixels; 10 x 5 and 7 x 7 are the sizes for 32 x 32 traffic signs.
-    stride, search, candidates: see `rectangle`.
+    where: the settings of `rectangle`; 10 x 5 and 7 x 7 are the sizes for 32 x 32 traffic signs.
     steps: of the PGD, >= 1.
     step_size: > 0, in units of the [0,1] image; None: 2.5·0.5/steps (Madry's rule; every value is
         within 0.5 of the grey start).
@@ -109,25 +104,13 @@ def roa(
     _whole(steps=steps)
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size must be positive, got {step_size}: leave it out for 2.5·0.5/steps")
-    mask = rectangle(
-        model,
-        x,
-        y,
-        targeted=targeted,
-        height=height,
-        width=width,
-        stride=stride,
-        search=search,
-        candidates=candidates,
-    )
-    return ascend(
-        lambda x_adv: _success(model(torch.where(mask, x_adv, x)), y, targeted).sum(),
-        in_format_of(model, torch.where(mask, GREY, x)),
-        eps=GREY,
-        steps=steps,
-        step_size=step_size,
-        random_start=False,
-    )
+    mask = rectangle(model, x, y, targeted=targeted, **where)
+    grey = in_format_of(model, torch.where(mask, GREY, x))
+
+    def loss(x_adv):
+        return _success(model(torch.where(mask, x_adv, x)), y, targeted).sum()
+
+    return ascend(loss, grey, eps=GREY, steps=steps, step_size=step_size, random_start=False)
 
 
 def rectangle(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from helpers.attacks.contract import attack
+from helpers.attacks.contract import attack, heeded
 from helpers.attacks.pgd import LOSSES, ascend, cross_entropy, in_format_of
 from helpers.networks.features import features_only
 
@@ -43,21 +43,64 @@ def feature_pgd(
         raise ValueError(
             "feature_pgd needs its random start: at the natural image the distance has no gradient"
         )
-    if distance not in DISTANCES:
-        raise ValueError(f"distance is one of {sorted(DISTANCES)}, got {distance!r}")
+    _check_distance(distance)
+    ball = {"eps": eps, "steps": steps, "step_size": step_size, "norm": norm, "seed": seed}
     with features_only(model, layer) as see:
         with torch.no_grad():
             natural = see(x).flatten(1)
-        return ascend(
-            lambda x_adv: DISTANCES[distance](see(x_adv).flatten(1), natural).sum(),
-            in_format_of(model, x),
-            eps=eps,
-            steps=steps,
-            step_size=step_size,
-            norm=norm,
-            random_start=random_start,
-            seed=seed,
-        )
+
+        def loss(x_adv):
+            return DISTANCES[distance](see(x_adv).flatten(1), natural).sum()
+
+        return ascend(loss, in_format_of(model, x), **ball)
+
+
+@attack(revision=1)
+def code_pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    targeted: bool,
+    layer: str,
+    eps: float,
+    references: Tensor | None = None,
+    classes: Tensor | None = None,
+    distance: str = "l2",
+    steps: int = 40,
+    step_size: float | None = None,
+    norm: str = "linf",
+    random_start: bool = True,
+    seed: int = 0,
+) -> Tensor:
+    """Drive a code, what a hidden layer gives, to the nearest code of another class: PGD on their distance.
+
+    Where `feature_pgd` leaves the image's own features behind in any direction, this attack goes where the
+    labels lead: it asks whether a code that is called invariant can be moved into another class.
+    layer: name of a submodule of `model`, such as "denoiser.encoder.mean" of a pipeline.
+    references: natural images (M,C,H,W) whose codes are the goals; in a profile the name of a split.
+    classes: their labels (M,).  Each image goes to the code nearest to its own among those of other classes
+        than `y`; with `targeted` among those of class `y`.
+    distance: "l2" (squared) or "cosine" (one minus the similarity).
+    The other settings are those of `pgd`.  ValueError without references of a class that is wanted.
+    """
+    _check_distance(distance)
+    if references is None or classes is None or len(references) != len(classes):
+        raise ValueError("code_pgd needs references: images (M,C,H,W), and classes: their labels (M,)")
+    ball = {"eps": eps, "steps": steps, "step_size": step_size, "norm": norm, "seed": seed}
+    with features_only(model, layer) as see:
+        with torch.no_grad():
+            codes = torch.cat([see(part).flatten(1) for part in references.split(500)])
+            apart = torch.stack([DISTANCES[distance](codes, own[None]) for own in see(x).flatten(1)])
+        wanted = (classes == y[:, None]) if targeted else (classes != y[:, None])
+        if not wanted.any(1).all():
+            raise ValueError("code_pgd needs a reference of a wanted class for each image: give more of them")
+        goals = codes[apart.masked_fill(~wanted, torch.inf).argmin(1)]
+
+        def loss(x_adv):
+            return -DISTANCES[distance](see(x_adv).flatten(1), goals).sum()
+
+        return ascend(loss, in_format_of(model, x), **ball, random_start=random_start)
 
 
 @attack(revision=1)
@@ -88,22 +131,14 @@ def mask_adaptive(
         raise ValueError(
             f"mask_adaptive attacks a target behind a denoiser that restores `each` mask, got {given}"
         )
+    ball = {"eps": eps, "steps": steps, "step_size": step_size, "norm": norm, "seed": seed}
     sign = -1 if targeted else 1
 
     def loss(x_adv):
-        each = model.denoiser.each(x_adv)
+        each = model.denoiser.each(heeded(x_adv))
         return sign * cross_entropy(model.target(each.flatten(0, 1)), y.repeat(len(each)))  # one batch
 
-    return ascend(
-        loss,
-        in_format_of(model, x),
-        eps=eps,
-        steps=steps,
-        step_size=step_size,
-        norm=norm,
-        random_start=random_start,
-        seed=seed,
-    )
+    return ascend(loss, in_format_of(model, x), **ball, random_start=random_start)
 
 
 @attack(revision=1)
@@ -136,16 +171,17 @@ def restored(
         )
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {sorted(LOSSES)}, got {loss!r}")
+    ball = {"eps": eps, "steps": steps, "step_size": step_size, "norm": norm, "seed": seed}
     sign = -1 if targeted else 1
     with torch.no_grad():
-        around = in_format_of(model, model.denoiser(x).clamp(0, 1))
-    return ascend(
-        lambda x_adv: sign * LOSSES[loss](model.target(x_adv), y),
-        around,
-        eps=eps,
-        steps=steps,
-        step_size=step_size,
-        norm=norm,
-        random_start=random_start,
-        seed=seed,
-    )
+        around = in_format_of(model, model.denoiser(heeded(x)).clamp(0, 1))
+
+    def uphill(x_adv):
+        return sign * LOSSES[loss](model.target(heeded(x_adv)), y)
+
+    return ascend(uphill, around, **ball, random_start=random_start)
+
+
+def _check_distance(distance):
+    if distance not in DISTANCES:
+        raise ValueError(f"distance is one of {sorted(DISTANCES)}, got {distance!r}")

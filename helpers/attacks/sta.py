@@ -1,7 +1,7 @@
 """Spatially transformed adversarial examples (STA; Xiao et al. 2018), our own implementation.
 
 Instead of changing pixel values the attack moves pixels: a flow field says from where each
-pixel is fetched.  advertorch's version returns black images where it fails; ours returns the
+pixel is fetched.  Where it fails, advertorch's version, `sta`, has nothing to hand back; ours returns the
 image it reached.
 """
 
@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers.attacks.advertorch import spatial
 from helpers.attacks.contract import attack
 from helpers.attacks.pgd import margin
 
 
 @attack(revision=1)
-def sta(
+def sta_own(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -25,8 +24,6 @@ def sta(
     learning_rate: float = 0.05,
     tau: float = 0.05,
     confidence: float = 0.0,
-    variant: str = "xiao",
-    search_steps: int = 5,
 ) -> Tensor:
     """Minimise  ℒ_adv + τ·ℒ_flow  over the flow (Xiao et al., Eq. 2-4); returns warped images.
 
@@ -37,14 +34,7 @@ def sta(
     learning_rate: Adam's, in pixels.
     tau: τ >= 0.
     confidence: in units of the logits, >= 0.
-    variant: "xiao", or "advertorch" for the library's attack as the papers ran it, which has settings of its
-        own: `steps` of L-BFGS for each of `search_steps` values of its constant (ADD: 5000 and 20).
-    search_steps: of the variant "advertorch" only.
     """
-    if variant == "advertorch":
-        return spatial(model, x, y, targeted=targeted, steps=steps, search_steps=search_steps)
-    if variant != "xiao":
-        raise ValueError(f"variant is 'xiao' or 'advertorch', got {variant!r}")
     sign = -1 if targeted else 1
     grid = identity_grid(x)
     flow = x.new_zeros(len(x), 2, *x.shape[2:], requires_grad=True)

@@ -28,29 +28,10 @@ ROUNDS = 10  # of admitting mass to full pixels
 
 @attack(revision=1)
 def fwa(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    targeted: bool,
-    eps: float,
-    steps: int = 300,
-    method: str = "frank_wolfe",
-    step_size: float | None = None,
-    kernel_size: int = 5,
+    model: nn.Module, x: Tensor, y: Tensor, *, targeted: bool, kernel_size: int = 5, **settings
 ) -> Tensor:
     """The image of `attack_plan`, (N,C,H,W) in [0,1]; same settings."""
-    plan = attack_plan(
-        model,
-        x,
-        y,
-        targeted=targeted,
-        eps=eps,
-        steps=steps,
-        method=method,
-        step_size=step_size,
-        kernel_size=kernel_size,
-    )
+    plan = attack_plan(model, x, y, targeted=targeted, kernel_size=kernel_size, **settings)
     return Window(kernel_size, x).receive(plan).clamp(0, 1)  # a rounding error at most
 
 
@@ -71,7 +52,7 @@ def attack_plan(
 
     eps: mean distance in pixels over which an image's mass may move (C is Euclidean; the image
         is thought of as unit mass over all its channels).  0.5 moves half the mass by one pixel.
-        The paper's scripts: MNIST 0.5, CIFAR-10 0.005; ARN's larger one: 0.4 and 0.05; ADD: MNIST 0.15.
+        Its authors' scripts: MNIST 0.5, CIFAR-10 0.005.
     steps: >= 1.
     method: "frank_wolfe" goes 2/(t+2) of the way to the plan that is best for the gradient;
         "projected_gradient" goes along the gradient, scaled to a largest entry of 1, by
