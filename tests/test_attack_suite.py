@@ -514,13 +514,21 @@ def test_the_defaults_are_the_librarys_and_belong_to_no_paper(name):
             assert theirs[names.get(setting, setting)].default == default, setting
 
 
+def test_the_boundary_attack_takes_foolboxs_steps():
+    foolbox = pytest.importorskip("foolbox")
+    theirs = inspect.signature(foolbox.attacks.BoundaryAttack).parameters["steps"].default
+    assert settings_of("ba")["steps"] == theirs
+
+
 @pytest.mark.parametrize("paper", papers())
 def test_a_papers_settings_of_the_librarys_attacks_are_written_out(paper):
     for dataset, spec in load(paper, TRUTH).items():
         for name, attack in spec.attacks.items():
-            if attack.attack in LIBRARY:
+            if attack.attack in (*LIBRARY, "ba"):
                 left = (
-                    set(settings_of(attack.attack)) - set(attack.settings) - {"seed", "quantize", "init_norm"}
+                    set(settings_of(attack.attack))
+                    - set(attack.settings)
+                    - {"seed", "starts", "quantize", "init_norm"}
                 )
                 assert not left, (dataset, name, left)
 
