@@ -577,8 +577,9 @@ def test_a_registered_attack_needs_no_line_in_the_profile(mini, own_attack, tmp_
     assert torch.equal(lab.attack("black", lab.target(), n=5, eps=0.1), (x - 0.1).clamp(0, 1))
     assert any(name.startswith("mnist-black-test") for name in written(tmp_path))
     assert lab.attack("fgsm", lab.target(), n=5, eps=0.1).shape == x.shape
-    with pytest.raises(ValueError, match="attack black has no default for eps: give a value"):
-        lab.attack("black", lab.target())
+    # without a default its ε is PGD's, so that it can be appended to a table
+    eps = lab.attack_settings("pgd")["eps"]
+    assert torch.equal(lab.attack("black", lab.target(), n=5), (x - eps).clamp(0, 1))
 
 
 # --- asked for again ---

@@ -151,8 +151,8 @@ class Experiment:
     ) -> Tensor:
         """Adversarial images (n,C,H,W), on the device, for the first of `split` in the order of `images`.
 
-        name: an attack of the profile, such as "pgd", or any other that is registered, with its own defaults.
-            Targeted attacks aim at `targets()`.
+        name: an attack of the profile, such as "pgd", or any other that is registered, with its own defaults
+            and the ε of the profile's "pgd" where it has none. Targeted attacks aim at `targets()`.
         model: what is attacked: a handle, a target, or what a threat model of `helpers.threats` makes of
             them. The result is kept under the key of the model's recipe.
         n: by default all of the training split; of the test split the attack's `test` in the profile, else

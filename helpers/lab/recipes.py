@@ -225,12 +225,15 @@ class Recipes:
         return self.defense(keywords.pop("defense"), **keywords)
 
     def _unlisted(self, name):
-        """The entry of a registered attack that the profile does not list."""
+        """The entry of a registered attack that the profile does not list; an ε that it lacks is PGD's."""
         if name not in source.attacks():
             choices = ", ".join(dict.fromkeys([*self.spec.attacks, *source.attacks()]))
             paper = self.place["paper"]
             raise ValueError(f"unknown attack of paper {paper}: {name!r}; choose one of {choices}")
-        return profiles.AttackSpec(attack=name)
+        lacks_eps = source.signature(source.attack(name)).get("eps") is source.REQUIRED
+        pgd = self.spec.attacks.get("pgd")
+        settings = {"eps": pgd.settings["eps"]} if lacks_eps and pgd else {}
+        return profiles.AttackSpec(attack=name, settings=settings)
 
 
 def code_of(made: dict[str, Any]) -> dict[str, str]:
