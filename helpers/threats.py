@@ -45,8 +45,8 @@ class Defended(nn.Module):
 
 
 def oblivious(defended: Defended) -> nn.Module:
-    """The attacker does not know of the denoiser: the bare target."""
-    return defended.target
+    """The attacker does not know of the denoiser: the bare target; ValueError where there is none."""
+    return _pipeline(defended).target
 
 
 def transfer(surrogate: nn.Module) -> nn.Module:
@@ -69,8 +69,16 @@ def bpda(defended: Defended, stand_in: nn.Module | None = None) -> nn.Module:
 
     defended: the pipeline.  Over its randomness: `eot(bpda(defended), samples)`.
     stand_in: a differentiable module, images -> images of the same shape; None: the identity.
+    ValueError for what is no pipeline.
     """
-    return _StandIn(defended, nn.Identity() if stand_in is None else stand_in)
+    return _StandIn(_pipeline(defended), nn.Identity() if stand_in is None else stand_in)
+
+
+def _pipeline(defended: Defended) -> Defended:
+    if not (hasattr(defended, "target") and hasattr(defended, "denoiser")):
+        given = type(defended).__name__
+        raise ValueError(f"a pipeline is wanted, Defended(target, denoiser) of helpers.threats; got {given}")
+    return defended
 
 
 def eot(defended: nn.Module, samples: int) -> nn.Module:
@@ -80,10 +88,10 @@ def eot(defended: nn.Module, samples: int) -> nn.Module:
     a mean of logits would let one confident draw drown the others.
 
     defended: any classifier.
-    samples: passes, at least 1; else ValueError.
+    samples: passes, a whole number of at least 1; else ValueError.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}")
     return _Expectation(defended, samples)
 
 
@@ -119,12 +127,11 @@ class _StandIn(_Threat):
         self.stand_in = stand_in
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            restored = self.defended.denoiser(x)
+        with torch.no_grad():  # the denoiser may leave torch, and work in place
+            restored = self.defended.denoiser(x.detach().clone()).to(x)
         guide = self.stand_in(x)
         # Adds exactly zero, and carries the gradient with respect to `restored` over to the stand-in.
-        # (Detached: an identity denoiser hands back x itself.)
-        return self.defended.target(restored.detach() + (guide - guide.detach()))
+        return self.defended.target(restored + (guide - guide.detach()))
 
     def seen_as(self, recipe: Any) -> Any | None:
         stand_in = made_from(self.stand_in)
@@ -139,8 +146,8 @@ class _Expectation(_Threat):
         self.samples = samples
 
     def forward(self, x: Tensor) -> Tensor:
-        # One pass after the other: a defense may draw once for a whole batch.
-        draws = torch.stack([self.defended(x).log_softmax(1) for _ in range(self.samples)])
+        # One pass after the other: a defense may draw once for a whole batch, and may work in place.
+        draws = torch.stack([self.defended(x.clone()).log_softmax(1) for _ in range(self.samples)])
         return draws.logsumexp(0) - math.log(self.samples)
 
     def seen_as(self, recipe: Any) -> Any:
@@ -155,7 +162,7 @@ class _Still(_Threat):
     def forward(self, x: Tensor) -> Tensor:
         # vmap can follow attention in its plain form only.
         with seeded(self.seed), sdpa_kernel(SDPBackend.MATH):
-            return torch.func.vmap(lambda image: self.defended(image[None])[0], randomness="same")(x)
+            return torch.func.vmap(lambda image: self.defended(image[None])[0], randomness="same")(x.clone())
 
     def seen_as(self, recipe: Any) -> Any:
         return recipe.under("fixed_mask", seed=self.seed)

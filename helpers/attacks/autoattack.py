@@ -5,11 +5,13 @@ is not broken is handed back unchanged.  Random numbers go by an image's place a
 still unbroken: what becomes of an image may depend on its neighbours that much.
 
 Parameters that they share, besides those of every attack (see `helpers.attacks`):
-eps: radius > 0.
+eps: radius > 0, for ℓ∞ at most 1.
 norm: "linf" or "l2".
-steps, queries, restarts: whole numbers >= 1.
+steps, queries, restarts, samples, batch_size: whole numbers >= 1.
+samples: gradients averaged in each step, for a stochastic model (EOT).
 seed: of the random starts and searches.
-ValueError for a targeted attack, too few classes, images that are not float32, and settings out of range.
+ValueError for a targeted attack, too few classes, images that are not float32 or, with Square in ℓ2, of
+a shape that it cannot tile, and settings out of range.
 """
 
 import logging
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from helpers import seeded
 from helpers.attacks.contract import attack, num_classes
+from helpers.attacks.pgd import in_range
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 
@@ -40,14 +43,17 @@ def aa(
 ) -> Tensor:
     """The parameter-free ensemble: APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 
-    version: "standard", or "rand" for a stochastic model (APGD with 20 gradient samples).
+    version: "standard", or "rand" for a stochastic model: APGD on both losses with 20 gradient samples.
     batch_size: images at a time.
     Each attack sees only the examples that its predecessors left unbroken.  The targeted parts
     need at least four classes, "rand" three.
     """
     if version not in ("standard", "rand"):
         raise ValueError(f"version is standard or rand, got {version!r}")
-    classes = _check(model, x, targeted, norm, at_least=4 if version == "standard" else 3)
+    standard = version == "standard"
+    classes = _check(
+        model, x, targeted, eps, norm, 4 if standard else 3, tiled=standard, batch_size=batch_size
+    )
     from pyautoattack import AutoAttack
 
     parts = AutoAttack(model, eps=eps, norm=NORMS[norm], version=version, seed=seed, device=x.device)
@@ -83,17 +89,18 @@ def ensemble(
     It took about a twentieth of AutoAttack's time.  On five pipelines of 100 images the two differed on none
     to one; on a net that masks its gradients the ensemble fell 25 short (`benchmarks/README.md`).
     """
-    found = _check(model, x, targeted, norm, at_least=4, steps=steps, classes=classes, queries=queries)
-    from pyautoattack.autopgd_base import APGDAttack_targeted
+    counts = {"steps": steps, "classes": classes, "queries": queries}
+    found = _check(model, x, targeted, eps, norm, 4, tiled=True, **counts)
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+    from pyautoattack.square import SquareAttack
 
     shared = {"eps": eps, "norm": NORMS[norm], "seed": seed, "device": x.device}
+    apgd = shared | {"n_iter": steps, "logger": LOGGER}
     parts = [
-        _apgd(model, "ce", steps=steps, **shared),
-        APGDAttack_targeted(
-            model, n_iter=steps, n_target_classes=min(classes, found - 1), logger=LOGGER, **shared
-        ),
+        APGDAttack(model, loss="ce", **apgd),
+        APGDAttack_targeted(model, n_target_classes=min(classes, found - 1), **apgd),
         # The usual schedule is made for thousands of queries; here squares shrink within those there are.
-        _square(model, queries=queries, resc_schedule=True, **shared),
+        SquareAttack(model, n_queries=queries, resc_schedule=True, **shared),
     ]
     x_adv, standing = x.clone(), torch.arange(len(x), device=x.device)
     for part in parts:
@@ -106,45 +113,25 @@ def ensemble(
 
 
 @attack(revision=1)
-def apgd_ce(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    targeted: bool,
-    eps: float,
-    norm: str = "linf",
-    steps: int = 100,
-    restarts: int = 1,
-    samples: int = 1,
-    seed: int = 0,
-) -> Tensor:
-    """Auto-PGD on the cross-entropy: momentum, and a step size that halves when progress stalls.
-
-    samples: gradients averaged per step, for a stochastic model.
-    """
-    _check(model, x, targeted, norm, steps=steps, restarts=restarts, samples=samples)
-    part = _apgd(
-        model,
-        "ce",
-        eps=eps,
-        norm=NORMS[norm],
-        steps=steps,
-        restarts=restarts,
-        samples=samples,
-        seed=seed,
-        device=x.device,
-    )
-    return _run(part, x, y, seed)
+def apgd_ce(model: nn.Module, x: Tensor, y: Tensor, *, targeted: bool, **settings) -> Tensor:
+    """Auto-PGD on the cross-entropy: momentum, and a step size that halves when progress stalls."""
+    return _apgd(model, x, y, targeted=targeted, loss="ce", at_least=2, **settings)
 
 
 @attack(revision=1)
-def apgd_dlr(
+def apgd_dlr(model: nn.Module, x: Tensor, y: Tensor, *, targeted: bool, **settings) -> Tensor:
+    """Auto-PGD on the difference-of-logits ratio, which no scaling of the logits can hide from."""
+    return _apgd(model, x, y, targeted=targeted, loss="dlr", at_least=3, **settings)
+
+
+def _apgd(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     *,
     targeted: bool,
+    loss: str,
+    at_least: int,
     eps: float,
     norm: str = "linf",
     steps: int = 100,
@@ -152,23 +139,13 @@ def apgd_dlr(
     samples: int = 1,
     seed: int = 0,
 ) -> Tensor:
-    """Auto-PGD on the difference-of-logits ratio, which no scaling of the logits can hide from.
+    """Auto-PGD on the library's loss "ce" or "dlr", which needs `at_least` so many classes."""
+    _check(model, x, targeted, eps, norm, at_least, steps=steps, restarts=restarts, samples=samples)
+    from pyautoattack.autopgd_base import APGDAttack
 
-    samples: gradients averaged per step, for a stochastic model.
-    """
-    _check(model, x, targeted, norm, at_least=3, steps=steps, restarts=restarts, samples=samples)
-    part = _apgd(
-        model,
-        "dlr",
-        eps=eps,
-        norm=NORMS[norm],
-        steps=steps,
-        restarts=restarts,
-        samples=samples,
-        seed=seed,
-        device=x.device,
-    )
-    return _run(part, x, y, seed)
+    counts = {"n_iter": steps, "n_restarts": restarts, "eot_iter": samples}
+    shared = {"eps": eps, "norm": NORMS[norm], "seed": seed, "device": x.device}
+    return _run(APGDAttack(model, loss=loss, logger=LOGGER, **counts, **shared), x, y, seed)
 
 
 @attack(revision=1)
@@ -188,21 +165,12 @@ def fab(
 
     It looks for the smallest perturbation; one larger than `eps` counts as a failure.
     """
-    classes = _check(model, x, targeted, norm, steps=steps, restarts=restarts)
+    classes = _check(model, x, targeted, eps, norm, 2, steps=steps, restarts=restarts)
     from pyautoattack.fab_pt import FABAttack_PT
 
-    part = FABAttack_PT(
-        model,
-        norm=NORMS[norm],
-        n_restarts=restarts,
-        n_iter=steps,
-        eps=eps,
-        seed=seed,
-        targeted=True,
-        device=x.device,
-        n_target_classes=min(9, classes - 1),
-    )
-    return _run(part, x, y, seed)
+    counts = {"n_iter": steps, "n_restarts": restarts, "n_target_classes": min(9, classes - 1)}
+    shared = {"eps": eps, "norm": NORMS[norm], "seed": seed, "device": x.device}
+    return _run(FABAttack_PT(model, targeted=True, **counts, **shared), x, y, seed)
 
 
 @attack(revision=1)
@@ -219,42 +187,31 @@ def square(
     seed: int = 0,
 ) -> Tensor:
     """Square attack: random squares, kept where they lower the margin; it needs no gradient."""
-    _check(model, x, targeted, norm, queries=queries, restarts=restarts)
-    part = _square(
-        model, eps=eps, norm=NORMS[norm], queries=queries, restarts=restarts, seed=seed, device=x.device
-    )
-    return _run(part, x, y, seed)
-
-
-def _apgd(model, loss, *, steps, restarts=1, samples=1, **shared):
-    from pyautoattack.autopgd_base import APGDAttack
-
-    return APGDAttack(
-        model, loss=loss, n_iter=steps, n_restarts=restarts, eot_iter=samples, logger=LOGGER, **shared
-    )
-
-
-def _square(model, *, queries, restarts=1, resc_schedule=False, **shared):
+    _check(model, x, targeted, eps, norm, 2, tiled=True, queries=queries, restarts=restarts)
     from pyautoattack.square import SquareAttack
 
-    return SquareAttack(
-        model, n_queries=queries, n_restarts=restarts, p_init=0.8, resc_schedule=resc_schedule, **shared
-    )
+    counts = {"n_queries": queries, "n_restarts": restarts, "resc_schedule": False}
+    shared = {"eps": eps, "norm": NORMS[norm], "seed": seed, "device": x.device}
+    return _run(SquareAttack(model, **counts, **shared), x, y, seed)
 
 
 def _run(part, x, y, seed):
     """One part by itself on the images that the model classifies rightly, the others left alone."""
     with seeded(seed), torch.enable_grad():
-        x_adv = part.perturb(x, y)
-    return x_adv.clamp(0, 1)
+        return part.perturb(x, y).clamp(0, 1)
 
 
-def _check(model, x, targeted, norm, at_least=2, **counts):
-    """Number of classes of the model; ValueError for what the library would not notice."""
+def _check(model, x, targeted, eps, norm, at_least, *, tiled=False, **counts):
+    """Number of classes of the model; ValueError for what the library would not notice.
+
+    tiled: whether Square is among the parts, which in ℓ2 begins by covering the image with squares.
+    """
     if targeted:
         raise ValueError("AutoAttack and its parts are untargeted: pass the true labels and targeted=False")
     if norm not in NORMS:
         raise ValueError(f"norm is linf or l2, got {norm!r}")
+    if norm == "linf":
+        in_range(eps)
     if x.dtype != torch.float32:
         raise ValueError(
             f"AutoAttack computes in float32, the images are {x.dtype}: use x.float() and model.float()"
@@ -262,6 +219,13 @@ def _check(model, x, targeted, norm, at_least=2, **counts):
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    height, width = x.shape[2:]
+    tile, border = height // 5, height % 5 // 2
+    if tiled and norm == "l2" and not (tile and all(border + n // tile * tile <= n for n in (height, width))):
+        raise ValueError(
+            f"Square in ℓ2, AutoAttack's too, cannot cover {height}×{width} pixels with squares of a fifth "
+            "of the height: use norm='linf', or apgd_ce, apgd_dlr and fab; it can cover 28×28 and 32×32"
+        )
     if (found := num_classes(model, x)) < at_least:
         raise ValueError(f"this attack needs at least {at_least} classes, the model has {found}")
     return found

@@ -39,7 +39,7 @@ def mi_fgsm(
     return _iterate(direction, x, eps, steps, step_size)
 
 
-@attack(revision=1)
+@attack(revision=2)
 def vni_fgsm(
     model: nn.Module,
     x: Tensor,
@@ -60,7 +60,7 @@ def vni_fgsm(
     eps, steps, step_size, decay: as for `mi_fgsm`.
     samples: neighbours of the iterate, >= 1.
     radius: β, in units of eps: neighbours are uniform within it, and may leave [0,1], as in the paper.
-    seed: of the neighbours, drawn by an image's place in the batch.
+    seed: of the neighbours, the same for all images: an image's result does not depend on its batch.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
@@ -73,7 +73,7 @@ def vni_fgsm(
         momentum = decay * momentum + _unit(gradient + state.get("variance", 0))
         around = torch.zeros_like(x_adv)
         for _ in range(samples):
-            noise = 2 * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 1
+            noise = 2 * torch.rand(x.shape[1:], generator=generator, device=x.device, dtype=x.dtype) - 1
             around += _gradient(model, x_adv + radius * eps * noise, y, targeted)
         return momentum, {"momentum": momentum, "variance": around / samples - gradient}
 

@@ -93,36 +93,9 @@ def pgd(
 
 
 @attack(revision=1)
-def pgd_dlr(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    targeted: bool,
-    eps: float,
-    steps: int = 40,
-    step_size: float | None = None,
-    norm: str = "linf",
-    random_start: bool = True,
-    seed: int = 0,
-) -> Tensor:
-    """PGD on the difference-of-logits ratio, with the settings of `pgd`.
-
-    JATP's table: steps 40, step_size 0.007, eps 8/255.
-    """
-    return pgd(
-        model,
-        x,
-        y,
-        targeted=targeted,
-        eps=eps,
-        steps=steps,
-        step_size=step_size,
-        norm=norm,
-        random_start=random_start,
-        loss="dlr",
-        seed=seed,
-    )
+def pgd_dlr(model: nn.Module, x: Tensor, y: Tensor, *, targeted: bool, **settings) -> Tensor:
+    """PGD on the difference-of-logits ratio; the settings are those of `pgd`, which says what to mind."""
+    return pgd(model, x, y, targeted=targeted, loss="dlr", **settings)
 
 
 @attack(revision=1)
@@ -154,7 +127,8 @@ def ascend(
     if norm not in ("linf", "l2") or steps < 1:
         raise ValueError(f"norm is linf or l2, steps >= 1; got {norm}, {steps}")
     step_size = positive_step(2.5 * eps / steps if step_size is None else step_size)
-    low, high = box(x, eps)
+    if norm == "linf":
+        low, high = box(x, eps)
     if start is None:
         start = _start(x, eps, norm, seed).clamp_(0, 1) if random_start else x
     x_adv = start
@@ -185,16 +159,25 @@ def positive_step(step_size: float) -> float:
 
 
 def box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The ℓ∞ ball around `x` within [0,1]: its lower and upper corner, each of x's shape."""
+    """The ℓ∞ ball around `x` within [0,1]: its lower and upper corner, each of x's shape; see `in_range`."""
+    eps = in_range(eps)
     return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
+
+
+def in_range(eps: float) -> float:
+    """The ℓ∞ radius `eps`; ValueError where it is more than 1, the whole range of a pixel."""
+    if eps > 1:
+        raise ValueError(f"eps={eps:g} is more than the whole range [0,1]: did you mean {eps:g}/255?")
+    return eps
 
 
 def _start(x, eps, norm, seed):
     generator = torch.Generator(x.device).manual_seed(seed)
+    drawn = {"generator": generator, "device": x.device, "dtype": torch.float32}  # whatever the default is
     if norm == "linf":
-        return x + eps * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)
-    direction = torch.randn(x.shape, generator=generator, device=x.device)
-    radius = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) ** (1 / x[0].numel())
+        return x + eps * (2 * torch.rand(x.shape, **drawn) - 1)
+    direction = torch.randn(x.shape, **drawn)
+    radius = torch.rand(len(x), 1, 1, 1, **drawn) ** (1 / x[0].numel())
     return x + eps * radius * direction / _length(direction)
 
 

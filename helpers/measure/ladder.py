@@ -6,6 +6,7 @@ order; `alarms` reads from the results whether a stronger attack is still missin
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from jinja2 import Template
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import threats, write_atomically
-from helpers.attacks import ATTACKS, attackable, num_classes
+from helpers import seeded, threats, write_atomically
+from helpers.attacks import ATTACKS, NoGradient, as_labels, attackable, following, gradients_on, num_classes
 from helpers.measure.rates import Rate, passes, vote
 from helpers.threats import Defended
 
@@ -67,17 +68,19 @@ def climb(
     samples: how many passes EOT averages, one rung each; for stochastic defenses only, as is the fixed mask,
         which is judged with that mask in place: what is left when the attacker can foresee it.
     autoattack: whether the ensemble is run on the whole pipeline, too: long where much survives.
-    An attack that needs a gradient where there is none is left out, as is the loss of differences for two
-    classes, and the fixed mask of a denoiser whose randomness cannot be held still.
+    An attack that needs a gradient where there is none that is finite is left out, as is the loss of
+    differences for two classes, and the fixed mask of a denoiser whose randomness cannot be held still.
     """
     pgd = apgd = {"eps": eps, "steps": steps, "seed": seed}
+    y = as_labels(y, x)
     stochastic = is_stochastic(defended, x)
-    classes = num_classes(defended, x)
+    with seeded(seed):
+        classes = num_classes(defended, x)
     white = threats.white_box(defended)
     rungs = [_judge(defended, y, "none", "natural", lambda: x, seed)]
 
     def rung(threat: str, attack: str, victim: nn.Module, judge: nn.Module = defended, **settings) -> None:
-        if attack == "square" or has_gradient(victim, x[:1]):
+        with suppress(NoGradient):
             rungs.append(
                 _judge(judge, y, threat, attack, lambda: ATTACKS[attack](victim, x, y, **settings), seed)
             )
@@ -219,8 +222,8 @@ def report(
 
 def is_stochastic(model: nn.Module, x: Tensor) -> bool:
     """Whether two passes of `model` over the same images differ."""
-    with torch.no_grad(), attackable(model):
-        return not torch.equal(model(x), model(x))
+    with torch.no_grad(), attackable(model), seeded(0):
+        return not torch.equal(model(x.clone()), model(x.clone()))
 
 
 def _stands_still(model: nn.Module, x: Tensor) -> bool:
@@ -232,18 +235,26 @@ def _stands_still(model: nn.Module, x: Tensor) -> bool:
 
 def has_gradient(model: nn.Module, x: Tensor) -> bool:
     """Whether the logits depend on `x` for autograd at all."""
-    with attackable(model), torch.enable_grad():
-        return model(x.clone().requires_grad_()).requires_grad
+    try:
+        with following("the ladder"):
+            _gradient(model, x, lambda logits: logits.sum())
+        return True
+    except NoGradient:
+        return False
 
 
 def vanished(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Percent of the images at which the cross-entropy's gradient is exactly zero, or not finite."""
-    with attackable(model), torch.enable_grad():
-        leaf = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
-    flat = gradient.flatten(1)
+    labels = as_labels(y, x)
+    flat = _gradient(model, x, lambda logits: F.cross_entropy(logits, labels, reduction="sum")).flatten(1)
     useless = (flat == 0).all(1) | ~flat.isfinite().all(1)
     return 100 * useless.float().mean().item()
+
+
+def _gradient(model, x, loss):
+    with attackable(model), gradients_on(), seeded(0):
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(loss(model(leaf.clone())), leaf)[0]
 
 
 def _judge(

@@ -6,6 +6,7 @@
 where the true label is given (`right`); of a stochastic model each image's share of right passes (`shares`).
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import seeded
+from helpers.attacks.contract import as_labels
 
 # 97.5th percentile of the standard normal distribution: two-sided 95 % intervals.
 Z = 1.959964
@@ -109,7 +111,7 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
     y: labels (≥ N,); they may be longer than `x`, as attacks that are run on fewer images use the first ones.
     """
-    return predict(model, x) == y[: len(x)]
+    return predict(model, x) == as_labels(y, x)[: len(x)]
 
 
 def right_within(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, radius: float) -> Tensor:
@@ -239,7 +241,18 @@ def passes(model: nn.Module, x: Tensor, draws: int, seed: int = SEED, batch_size
         raise ValueError(f"draws must be at least 1, got {draws}")
     parts = x.split(batch_size)
     with seeded(seed):
-        return torch.stack([torch.cat([model(part).argmax(1) for part in parts]) for _ in range(draws)])
+        # A copy each: a model may normalise its input in place.
+        found = [torch.cat([labels_of(model(part.clone())) for part in parts]) for _ in range(draws)]
+    labels = torch.stack(found)
+    if none := int((labels < 0).sum()):
+        message = f"{none} of {labels.numel()} predictions are NaN, which counts as wrong"
+        warnings.warn(message, stacklevel=3)
+    return labels
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """The label of each image, (N,K) -> (N,) int64; −1, which no label is, where a logit is NaN."""
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
 def vote(answers: Tensor) -> Tensor:
