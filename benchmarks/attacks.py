@@ -1,13 +1,13 @@
 """How fast are our attacks, and how fast do we measure a robust accuracy?
 
-    python benchmarks/attacks.py [--threads 1] [--images 100] [--aa-images 10] [--repeats 5]
-                                 [--only attacks evaluation autoattack ensemble] [--compile] [--json OUT]
+    python benchmarks/attacks.py [--threads 1] [--images 100] [--repeats 5]
+                                 [--only attacks evaluation ensemble] [--compile] [--json OUT]
 
 Attacks: against the floor, the forward and backward passes that the attack needs on the bare, frozen
-model, and against libraries.  Evaluation: PGD-40 and AutoAttack with each ingredient of
+model, and against libraries.  Evaluation: PGD-40 with each ingredient of
 `helpers.measure.fast`, alone and one after another, beside the libraries; with the robust accuracy that
 each finds, judged by the untouched model in fp32.  Ensemble: the cheap stand-in for AutoAttack beside it,
-how many images each breaks; not run unless asked for.
+how many images each breaks; not run unless asked for.  AutoAttack itself, and `fast`'s, are in autoattack.py.
 
 Everything in a table runs in turn, in an order that changes with each repeat, so that a busy
 machine slows all alike; ratios are taken within a repeat, and their medians are printed.  Seconds
@@ -40,7 +40,7 @@ from helpers.measure import fast
 from helpers.networks.zoo import load_target
 
 EPS = 8 / 255
-PARTS = ["attacks", "evaluation", "autoattack", "ensemble"]
+PARTS = ["attacks", "evaluation", "ensemble"]
 
 
 def floor(model, x, y, passes):
@@ -186,32 +186,6 @@ def bench_evaluation(title, network, x, y, repeats, compiled):
     return summary(title, "PGD-40", measure(runs, repeats), len(x), against="floor: 40 passes, all images")
 
 
-def bench_autoattack(title, network, x, y, repeats, compiled):
-    from pyautoattack import AutoAttack
-
-    users = as_users_have_it(network)
-
-    def original(batch_size):
-        attack = AutoAttack(users, eps=EPS, seed=0, version="standard")
-        return broken_by(network, attack.run_standard_evaluation(x, y, batch_size=batch_size)[0], y)
-
-    def ours(**ingredients):
-        model = fast.accelerate(network, **ingredients)
-        return lambda: fast.broken(network, x, y, "aa", eps=EPS, fast=model)
-
-    runs = {
-        "original AutoAttack": lambda: original(250),
-        "helpers.attacks": lambda: broken_by(network, ATTACKS["aa"](network, x, y, eps=EPS), y),
-        "drop + channels_last": ours(fold=False, bf16=False),
-        "drop + channels_last + fold": ours(bf16=False),
-        "all: drop + channels_last + fold + bf16": ours(bf16=True),
-    }
-    if compiled:
-        runs["all + compile"] = ours(bf16=True, compile=True)
-    measured = measure(runs, repeats, warm_up=compiled)
-    return summary(title, "AutoAttack", measured, len(x), against="original AutoAttack")
-
-
 def pipelines(images):
     """Name -> (model, images, labels, radius): what `bench_ensemble` compares the two attacks on."""
     from helpers.lab import Experiment
@@ -337,9 +311,8 @@ def main():
     parser.add_argument(
         "--images", type=int, default=100, help="for LeNet-5, evaluation, ensemble; ResNet's attacks: a tenth"
     )
-    parser.add_argument("--aa-images", type=int, default=10, help="images for AutoAttack: minutes each ten")
-    parser.add_argument("--repeats", type=int, default=5, help="how often a method is timed; AutoAttack once")
-    parser.add_argument("--only", nargs="+", default=PARTS[:3], choices=PARTS, help="the parts to run")
+    parser.add_argument("--repeats", type=int, default=5, help="how often a method is timed")
+    parser.add_argument("--only", nargs="+", default=PARTS[:2], choices=PARTS, help="the parts to run")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--json", type=Path, help="write rows, machine and versions to this file")
     args = parser.parse_args()
@@ -360,18 +333,15 @@ def main():
     if "evaluation" in args.only:
         x, y = data.load("cifar10", "test", n=args.images)
         rows += bench_evaluation("ResNet-18/4", resnet, x, y, max(1, args.repeats // 2), args.compile)
-    if "autoattack" in args.only:
-        x, y = data.load("cifar10", "test", n=args.aa_images)
-        rows += bench_autoattack("ResNet-18/4", resnet, x, y, 1, args.compile)
     if "ensemble" in args.only:
         rows += bench_ensemble(args.images)
     if args.json:
-        machine = {"machine": platform.machine(), "processor": _processor(), "threads": args.threads}
+        machine = {"machine": platform.machine(), "processor": processor(), "threads": args.threads}
         report = {"machine": machine, "versions": versions(), "rows": rows}
         args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False))
 
 
-def _processor():
+def processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
