@@ -43,7 +43,7 @@ def features_only(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], T
             model(images)
         except _Reached as reached:
             return reached.args[0]
-        raise ValueError(f"the model has a layer {layer!r}, but its pass does not go through it: name another")
+        raise ValueError(f"the model has a layer {layer!r}, but its pass does not reach it: name another")
 
     hook = _layer(model, layer).register_forward_hook(stop)
     try:
