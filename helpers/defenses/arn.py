@@ -310,6 +310,8 @@ class ReleasedARN(ARN):
     seen, width, image_size, learning_rate, without: as in `ARN`.
     """
 
+    revision = 2  # other first weights
+
     def __init__(
         self,
         seen: int = 2,

@@ -117,8 +117,8 @@ class MeNet(Classifier):
     attack_settings: keyword arguments of `helpers.attacks.pgd` for adversarial training (DIR's ME-Net-A; the
         released code: eps 8/255, step_size 2/255, steps 7); None: training on natural images.
     network, width, learning_rate, augment, and so on: as in `Classifier`.  Images are cropped and mirrored
-    first,
-        then attacked, then completed; for natural training the released code completes ten copies beforehand.
+        first, then attacked, then completed; for natural training the released code completes ten copies
+        beforehand.
     Raises ValueError for settings that the attack or the denoiser does not take.
     """
 
