@@ -406,14 +406,6 @@ def test_the_callers_trace_function_is_still_there_after_autoattack():
         sys.settrace(outer)
 
 
-def test_vni_fgsm_does_not_depend_on_the_batch(lenet, digits):
-    x, y = digits[0][:4].double(), digits[1][:4]
-    model, settings = copy.deepcopy(lenet).double(), {"eps": 0.1, "steps": 3, "samples": 2, "seed": 0}
-    among = ATTACKS["vni_fgsm"](model, x, y, **settings)
-    alone = torch.cat([ATTACKS["vni_fgsm"](model, x[i : i + 1], y[i : i + 1], **settings) for i in range(4)])
-    torch.testing.assert_close(alone, among, atol=1e-9, rtol=0)
-
-
 # --- evaluation ------------------------------------------------------------------------------------
 
 

@@ -221,7 +221,8 @@ def _check(model, x, targeted, eps, norm, at_least, *, tiled=False, **counts):
             raise ValueError(f"{name} must be at least 1, got {count}")
     height, width = x.shape[2:]
     tile, border = height // 5, height % 5 // 2
-    if tiled and norm == "l2" and not (tile and all(border + n // tile * tile <= n for n in (height, width))):
+    inside = tile == 1 or tile > 1 and all(border + n // tile * tile <= n for n in (height, width))
+    if tiled and norm == "l2" and not inside:
         raise ValueError(
             f"Square in ℓ2, AutoAttack's too, cannot cover {height}×{width} pixels with squares of a fifth "
             "of the height: use norm='linf', or apgd_ce, apgd_dlr and fab; it can cover 28×28 and 32×32"

@@ -228,14 +228,14 @@ class _Watch:
 
     def see(self, gradient: Tensor) -> Tensor:
         """Take note, and hand on the gradient with 0 for NaN and a large number for infinity."""
-        self.passes.append((0 * gradient).flatten(1).sum(1))  # (N,): 0, or NaN
+        self.passes.append(gradient.flatten(1).sum(1))  # (N,), finite where all of an image's gradient is
         if len(self.passes) == 1000:
             self.fold()
         return gradient.nan_to_num(0.0, HUGE, -HUGE)
 
     def fold(self) -> None:
         """Of the passes noted keep the lowest and the highest share."""
-        shares = torch.stack([one.isnan().mean(dtype=torch.float32) for one in self.passes])
+        shares = torch.stack([1 - one.isfinite().float().mean() for one in self.passes])
         self.shares += shares.aminmax()
         self.passes = []
 

@@ -262,7 +262,7 @@ def vote(answers: Tensor) -> Tensor:
 
 def shares(answers: Tensor, y: Tensor) -> Tensor:
     """Share of the passes (draws, N) that give each image its label, float64 (N,) in [0,1]; for `gain`."""
-    return (answers == y[: answers.shape[1]]).double().mean(0)
+    return (answers == as_labels(y, answers)[: answers.shape[1]]).double().mean(0)
 
 
 def mean_accuracy(answers: Tensor, y: Tensor) -> Score:
@@ -282,12 +282,12 @@ def mean_accuracy(answers: Tensor, y: Tensor) -> Score:
 
 def worst_accuracy(answers: Tensor, y: Tensor) -> Rate:
     """Share of the images that each of the passes (draws, N) gets right: an attacker may try again."""
-    return Rate.of((answers == y[: answers.shape[1]]).all(0))
+    return Rate.of((answers == as_labels(y, answers)[: answers.shape[1]]).all(0))
 
 
 def vote_accuracy(answers: Tensor, y: Tensor) -> Rate:
     """Share of the images that most of the passes (draws, N) get right; see `vote`."""
-    return Rate.of(vote(answers) == y[: answers.shape[1]])
+    return Rate.of(vote(answers) == as_labels(y, answers)[: answers.shape[1]])
 
 
 # Differences on the same images ------------------------------------------------------------------
