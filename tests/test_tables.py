@@ -64,6 +64,29 @@ def test_a_table_without_words_has_no_legend():
     assert "<b>" not in html and ". ." not in html
 
 
+def test_pipelines_beside_the_bare_target_of_their_group():
+    def answers(right, n=100):
+        return torch.arange(n) < right
+
+    worst = {
+        ("mnist", "none"): answers(5),
+        ("mnist", "arn_pp"): answers(40, 60),
+        ("mnist", "add"): answers(9),
+    }
+    natural = {place: answers(40 if place[1] == "add" else 95) for place in worst}
+    html = tables.against_bare(worst, natural).data
+    for part in (
+        ">60</td>",
+        "66.7 (54–77)",
+        "+58 (",
+        ">gains<",
+        ">the yardstick<",
+        "does not work on natural",
+    ):
+        assert part in html
+    assert "<b>gains</b>" in html and "<b>loses</b>" not in html and "ARN-PP" in html
+
+
 def test_any_table_may_explain_its_words():
     html = tables.explained(tables.grid({("none", "pgd"): "+4 (+1 to +7): gains"}, str)).data
     assert "+4 (+1 to +7): gains</td>" in html and "<b>gains</b>: right on more images" in html

@@ -90,9 +90,9 @@ def verdict(
     *,
     kept: Rate | Score | None,
     gained: Score | None,
-    promised: float,
-    metric: str,
-    paper: float | None,
+    promised: float = CLAIM,
+    metric: str = "accuracy",
+    paper: float | None = None,
 ) -> str:
     """The words of one row of a table, in their order, joined by ", "; "" where nothing can be said.
 

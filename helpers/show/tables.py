@@ -6,10 +6,11 @@ from html import escape
 
 import pandas as pd
 from IPython.display import HTML
+from torch import Tensor
 
 from helpers.measure.comparison import Comparison, cell
-from helpers.measure.rates import Rate, Score
-from helpers.measure.verdicts import CLAIM, LEGEND, gain_verdict
+from helpers.measure.rates import Rate, Score, gain, rate_of
+from helpers.measure.verdicts import CLAIM, LEGEND, gain_verdict, kept, verdict
 from helpers.show.labels import label
 
 FOLDED = 15  # rows from which on a closing table is folded
@@ -76,6 +77,30 @@ def explained(frame: pd.DataFrame) -> HTML:
     with pd.option_context("display.max_colwidth", None):
         table = frame.to_html()
     return HTML(table + legend(table))
+
+
+def against_bare(
+    worst: Mapping[tuple[str, str], Tensor], natural: Mapping[tuple[str, str], Tensor], claimed: float = CLAIM
+) -> HTML:
+    """What each pipeline keeps, withstands and gains beside the bare target of its group, with its verdict.
+
+    worst: {(group, defense): answers under all of its attackers}, as `survivors` gives them; the bare target
+        is "none".  All of a group are judged on the images that all have.
+    natural: {(group, defense): answers to natural images}.
+    claimed: points that the paper promises, as in `gain_verdict`.
+    """
+    cells = {}
+    for place, answers in worst.items():
+        group, defense = place
+        n = min(len(one) for (of, _), one in worst.items() if of == group)
+        gained = gain(answers[:n], worst[group, "none"][:n])
+        share = kept(natural[place], natural[group, "none"])
+        word = verdict(defense, "", rate_of(answers[:n]), kept=share, gained=gained, promised=claimed)
+        cells |= {(place, "images"): n, (place, "natural images kept, %"): percent(share)}
+        cells[place, "right under all attackers, %"] = percent(rate_of(answers[:n]))
+        cells[place, "gain, points"] = "–" if defense == "none" else points(gained)
+        cells[place, "verdict"] = word
+    return explained(grid(cells, form=str))
 
 
 def closing(comparison: Comparison) -> HTML:
