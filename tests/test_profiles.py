@@ -9,6 +9,7 @@ from helpers import ROOT, data
 from helpers.lab import profiles
 from helpers.lab.experiment import Experiment, row_of
 from helpers.lab.recipes import Recipes
+from helpers.run import plan
 
 SETTINGS = ROOT / "tests" / "paper_settings.json"
 
@@ -300,3 +301,13 @@ def test_a_profile_cannot_be_changed_by_accident():
 
 if __name__ == "__main__":
     write_settings()
+
+
+def test_a_data_set_may_be_like_another_profiles_and_say_what_its_numbers_are_worth():
+    quick, cpu = (profiles.load("arn", name)["cifar10"] for name in ("quick", "cpu"))
+    assert (cpu.train, cpu.attacks, cpu.methods) == (quick.train, quick.attacks, quick.methods)
+    photographs, digits = (Experiment("arn", dataset, "cpu") for dataset in ("cifar10", "mnist"))
+    assert digits.comparable and not photographs.comparable
+    assert digits.deviation == profiles.profile("cpu").deviation != photographs.deviation
+    assert "23_arn_pixel_attacks" in (names := [run.name for run in plan.runs("cpu")])
+    assert "23_arn_pixel_attacks.cifar10" not in names

@@ -2,7 +2,8 @@
 
 `papers/<paper>.yaml` holds a paper's settings, else its released code's, else ours: the profile "paper", the
 whole truth.  Every other profile holds only what it changes, `papers/<paper>.<profile>.yaml`, merged onto it
-and then validated.  `profiles.yaml` says what a reader must know of each.
+(or, where a data set says `like: quick`, onto what that profile makes of it) and then validated.
+`profiles.yaml` says what a reader must know of each.
 """
 
 import re
@@ -133,14 +134,24 @@ def load(paper: str, name: str = "quick") -> dict[str, DatasetSpec]:
     """The experiments of `paper` under the profile `name`, by data set; ValueError for a bad one."""
     profile(name)
     choose(papers(), paper, "paper")
+    content, file = _content(paper, name)
+    return {dataset: _validated(DatasetSpec, spec, f"{file}, {dataset}") for dataset, spec in content.items()}
+
+
+def _content(paper, name):
+    """All of a paper's settings under a profile, and the file that has the last word."""
     file = FOLDER / f"{paper}.yaml"
     content = read(file)
-    if name != TRUTH:
-        file = FOLDER / f"{paper}.{name}.yaml"
-        if not file.exists():
-            raise ValueError(f"paper {paper} has no profile {name!r}: write what it changes into {file}")
-        content = merged(content, read(file), file)
-    return {dataset: _validated(DatasetSpec, spec, f"{file}, {dataset}") for dataset, spec in content.items()}
+    if name == TRUTH:
+        return content, file
+    file = FOLDER / f"{paper}.{name}.yaml"
+    if not file.exists():
+        raise ValueError(f"paper {paper} has no profile {name!r}: write what it changes into {file}")
+    changes = read(file)
+    for dataset, change in changes.items():
+        if "like" in change:
+            content[dataset] = _content(paper, change.pop("like"))[0][dataset]
+    return merged(content, changes, file), file
 
 
 def read(file: Path) -> dict:
