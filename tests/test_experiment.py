@@ -271,6 +271,41 @@ def test_a_white_box_attack_meets_the_defense_and_an_oblivious_one_the_bare_targ
         assert torch.equal(lab.attack("pgd", model), expected)
 
 
+def test_an_attack_that_is_stopped_goes_on_with_the_images_it_has_not_finished(mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "CHUNK", dict.fromkeys(make.CHUNK, 10))
+    monkeypatch.setattr(make, "PATIENCE", 0)
+    lab, real, calls = mini(), ATTACKS["pgd"], []
+    whole = lab.attack("pgd", lab.target())
+    assert len(whole) == 30
+
+    def stopped(model, x, y, **settings):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(model, x, y, **settings)
+
+    monkeypatch.setitem(ATTACKS, "pgd", stopped)
+    monkeypatch.setenv("ARTIFACT_DIR", str(tmp_path / "others"))
+    with pytest.raises(KeyboardInterrupt):
+        lab.attack("pgd", lab.target())
+    (kept,) = (tmp_path / "others").glob("*.checkpoint")
+    assert len(torch.load(kept)) == 20
+    assert torch.equal(lab.attack("pgd", lab.target()), whole) and calls == [10, 10, 10, 10]
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("precision, same", [("fp32", True), ("bf16", False)])
+def test_training_sets_of_a_fixed_budget_are_made_in_the_profiles_precision(mini, precision, same):
+    """The test sets, and attacks that look for the smallest change, stay in full precision."""
+    lab, full = mini(precision=precision), mini()
+    target = lab.target()
+    for name, split, equal in [("pgd", "train", same), ("pgd", "test", True), ("ddn", "train", True)]:
+        one, other = (each.attack(name, target, split=split) for each in (lab, full))
+        assert torch.equal(one, other) == equal, (name, split)
+        (one, other) = (each.recipes.attack(name, target.recipe, split=split).key for each in (lab, full))
+        assert (one == other) == equal
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_targets_never_equal_the_labels(mini, split):
     lab = mini(seed=3)
