@@ -146,7 +146,7 @@ def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
 
 
 class _Function(nn.Module):
-    """A plain function as a module.  What it calls is as its owner left it: in eval mode, one hopes."""
+    """A plain function as a module.  Whether what it calls is in eval mode is its owner's affair."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -228,7 +228,8 @@ class _Watch:
 
     def see(self, gradient: Tensor) -> Tensor:
         """Take note, and hand on the gradient with 0 for NaN and a large number for infinity."""
-        self.passes.append(gradient.flatten(1).sum(1))  # (N,), finite where all of an image's gradient is
+        if len(gradient):
+            self.passes.append(gradient.flatten(1).sum(1))  # (N,), finite where an image's whole gradient is
         if len(self.passes) == 1000:
             self.fold()
         return gradient.nan_to_num(0.0, HUGE, -HUGE)
@@ -292,9 +293,8 @@ def heeded(x: Tensor) -> Tensor:
 def watched(model: nn.Module, name: str) -> Iterator[None]:
     """Each of the model's passes gets images `heeded`, and is shown: libraries let us see no other progress.
 
-    name: of the attack.
-
-    NoGradient where there is none to follow.
+    name: of the attack, for its errors.
+    NoGradient where there is none to follow; a warning where it is NaN or infinite at some images.
     """
     watch = _Watch()
     token = _WATCH.set(watch)
