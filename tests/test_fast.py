@@ -40,12 +40,8 @@ def photos():
 @pytest.fixture
 def short_aa(monkeypatch):
     """AutoAttack's parts with a fraction of their steps: in full they take ten seconds."""
-    fewer = {"steps": 20, "queries": 250}
-    short = [
-        (part, {key: fewer.get(key, value) for key, value in settings.items()}, each)
-        for part, settings, each in autoattack.PARTS
-    ]
-    monkeypatch.setattr(autoattack, "PARTS", short)
+    monkeypatch.setattr(autoattack, "STEPS", 20)
+    monkeypatch.setattr(autoattack, "QUERIES", 250)
 
 
 def linear(classes=5, images=12, shape=(1, 4, 4)):

@@ -29,12 +29,13 @@ SATURATED = 88
 TINY = torch.finfo(torch.float32).tiny
 
 
-def quickest(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+def quickest(model: nn.Module, x: Tensor, y: Tensor, *, gradients: bool = True) -> nn.Module:
     """What to attack in place of `model`: the soonest of its copies that answers as it does, or itself.
 
     model: images (N,C,H,W) in [0,1] -> logits (N,K), in eval mode and frozen.
     x, y: images and their labels; the first `FEW` are looked at.
     -> a module that gives the same labels; the log (INFO) says what was taken.
+    gradients: whether they matter, besides the logits.
     A copy must give nearly all images the model's label, and the margin's gradient the same sign in 95 of 100
     pixels; in bfloat16 some networks do not (those that decide by thresholds, for example).
     Outputs that are probabilities are attacked by their logarithm, and logits so large that the cross-entropy
@@ -43,7 +44,7 @@ def quickest(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
     """
     x, y = x[:FEW], y[:FEW]
     try:
-        labels, signs = _answers(model, x, y)
+        answers = _answers(model, x, y)
     except RuntimeError:  # no gradient at all, which the attack will say
         return model
     fit = {"the model itself": model}
@@ -55,7 +56,8 @@ def quickest(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
             message = f"no copy of {type(model).__name__} can be attacked in its place: {error}"
             warnings.warn(message, stacklevel=3)
             break
-        if all((a == b).float().mean() > 0.95 for a, b in zip((labels, signs), found, strict=True)):
+        same = [(a == b).float().mean() > 0.95 for a, b in zip(answers, found, strict=True)]
+        if all(same if gradients else same[:1]):
             fit[f"a copy in {'bf16' if bf16 else 'fp32'}"] = candidate
     seconds = {name: min(_seconds(net, x, y) for _ in range(3)) for name, net in fit.items()}
     seconds["the model itself"] *= 0.9  # a copy has to be worth it

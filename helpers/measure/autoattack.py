@@ -4,8 +4,8 @@ The original code (package `pyautoattack`) attacks one wrong class after another
 all steps.  Here an image leaves as soon as the judge has seen it broken, several classes share a batch, and
 two rules of thumb, the only place where less is done than in the original, save most of a survivor's cost:
 
-1. FAB comes before the targeted APGD and tells it how far each class is (`OUT_OF_REACH`).  FAB itself goes on
-   only while the distance may still fall below the radius (`FALL`).
+1. FAB comes before the targeted APGD and tells it how far each class is (`CLOSE`).  FAB itself goes
+   on only while the distance may still fall below the radius (`FALL`).
 2. Square leaves an image whose margin falls too slowly (`HOPE`).
 
 `benchmarks/autoattack.py` compares verdicts and seconds with the original's, also where gradients are masked.
@@ -30,8 +30,8 @@ STEPS, CLASSES, QUERIES = 100, 9, 5000
 FALL = 5
 # ... after so many steps at least, ...
 SETTLED = 10
-# ... and where it is more than so many radii, APGD does not try.
-OUT_OF_REACH = 1.5
+# ... and APGD tries the classes within `CLOSE` radii, and an image's nearest class within `FAR`.
+CLOSE, FAR = 1.2, 1.5
 
 # Each doubling of the queries is taken to lower the margin by up to so many times the mean of the last two.
 HOPE = 1.5
@@ -59,10 +59,11 @@ class Batch:
             vars(self).update({name: tensor[chosen] for name, tensor in vars(self).items()})
 
 
-def autoattack(judge: Judge, source: nn.Module, *, seed: int) -> None:
+def autoattack(judge: Judge, source: nn.Module, *, blind: nn.Module | None = None, seed: int) -> None:
     """All parts, each on what stands before the `judge`.
 
     source: what is attacked in place of the judge's model.
+    blind: what Square attacks, which needs no gradients; by default `source`.
     ValueError for a targeted attack and fewer than four classes.
     """
     classes = judge.logits.shape[1]
@@ -70,12 +71,12 @@ def autoattack(judge: Judge, source: nn.Module, *, seed: int) -> None:
         given = f"targeted={judge.targeted}, {classes} classes"
         raise ValueError(f"AutoAttack is untargeted and needs at least 4 classes; {given}")
     with seeded(seed):
-        _attack(judge, source, ~judge.broken)
-        if source is not judge.model:  # where it was wrong and the model right, it is no guide
-            _attack(judge, judge.model, judge.doubtful & ~judge.broken)
+        _attack(judge, source, blind or source, ~judge.broken)
+        # Where a stand-in was wrong and the model right, it is no guide.
+        _attack(judge, judge.model, judge.model, judge.doubtful & ~judge.broken)
 
 
-def _attack(judge, source, chosen):
+def _attack(judge, source, blind, chosen):
     rows = chosen.nonzero().squeeze(1)
     rows = rows[margin(judge.logits[rows], judge.y[rows]).argsort()]  # the least sure first
     for batch in _batches(judge, rows, judge.y[rows]):
@@ -84,13 +85,21 @@ def _attack(judge, source, chosen):
     wrong = judge.logits[rows].argsort(1, descending=True)[:, 1 : CLASSES + 1]
     pairs = rows.repeat(wrong.shape[1]), wrong.T.flatten()
     within = [fab(judge, source, batch) for batch in _batches(judge, *pairs)]
-    if within:
-        distance, *pairs = (torch.cat(part) for part in zip(*within, strict=True))
-        order = distance.argsort()
-        for batch in _batches(judge, *(part[order] for part in pairs)):
-            apgd(judge, source, batch, targeted_dlr)
+    for batch in _batches(judge, *_near(judge, within)):
+        apgd(judge, source, batch, targeted_dlr)
     for batch in _batches(judge, rows, judge.y[rows]):
-        square(judge, source, batch)
+        square(judge, blind, batch)
+
+
+def _near(judge, found):
+    """Of distances, images and classes, as `fab` hands them back, the images and classes worth trying."""
+    if not found:
+        return torch.zeros(2, 0, dtype=torch.long)
+    distance, rows, classes = (torch.cat(part) for part in zip(*found, strict=True))
+    nearest = torch.full_like(judge.x[:, 0, 0, 0], torch.inf).scatter_reduce(0, rows, distance, "amin")
+    near = (distance <= CLOSE * judge.ball.eps) | (distance == nearest[rows]) | distance.isinf()
+    order = distance[near].argsort()
+    return rows[near][order], classes[near][order]
 
 
 def _batches(judge: Judge, rows: Tensor, target: Tensor) -> Iterator[Batch]:
@@ -182,7 +191,7 @@ def fab(judge: Judge, source: nn.Module, s: Batch) -> tuple[Tensor, Tensor, Tens
     within = []
 
     def leave(leaving: Tensor) -> None:
-        told = leaving & ((s.nearest < OUT_OF_REACH * ball.eps) | s.nearest.isinf())
+        told = leaving & ((s.nearest < FAR * ball.eps) | s.nearest.isinf())
         within.append((s.nearest[told], s.rows[told], s.target[told]))
         s.keep(~leaving)
 

@@ -64,6 +64,8 @@ def broken(
         judge = Judge(model, x, y, Ball(eps, norm), targeted, batch_size)
         if fast is None:
             fast = quickest(model, x, y)
+            if attack == "aa":
+                settings["blind"] = quickest(model, x, y, gradients=False)
         else:
             _compare(judge, fast)
         # Watched are the model's gradients, and those of what is attacked in its place.
