@@ -3,6 +3,7 @@
 import torch
 
 from helpers.lab import Experiment
+from helpers.measure import comparison
 from helpers.measure.comparison import Comparison
 from helpers.measure.rates import Rate, Score
 from helpers.show import tables
@@ -40,12 +41,12 @@ def test_a_long_table_is_folded():
 
 
 def closing(rows, profile="quick"):
-    comparison = Comparison("23_test", Experiment("arn", "mnist", profile))
+    result = Comparison("23_test", Experiment("arn", "mnist", profile))
     attacks = ["natural", "pgd", "pgd_targeted", "cw", "ddn", "aa", "jsma_targeted", "mine"]
     ours = {(d, a): torch.arange(50) < 45 for d in ("none", "arn_pp", "hgd_pp") for a in attacks}
     aware = {(d, "pgd"): {"adaptive": torch.arange(50) < 0} for d in ("none", "arn_pp")}
-    comparison.add_table("arn/t1/lenet", dict(list(ours.items())[:rows]), aware)
-    return tables.closing(comparison).data
+    result.add_table("arn/t1/lenet", dict(list(ours.items())[:rows]), aware)
+    return tables.closing(result).data
 
 
 def test_the_closing_table_shows_labels_and_explains_its_words_and_no_others():
@@ -54,6 +55,19 @@ def test_the_closing_table_shows_labels_and_explains_its_words_and_no_others():
     assert "<b>works on natural images</b>: it keeps 80 %" in html and "<b>loses</b>" not in html
     assert ". ." not in html and "may not be held against the paper" in html
     assert "may not be held" not in closing(10, "paper")
+
+
+def test_a_table_of_quick_shows_what_larger_scales_have_found_where_they_have(tmp_path, monkeypatch):
+    assert "larger scale" not in closing(10)
+    monkeypatch.setattr(comparison, "ROOT", tmp_path)
+    rows = Comparison("23_test", Experiment("arn", "mnist", "cpu"))
+    right, broken = torch.arange(1000) < 961, torch.arange(1000) < 26
+    ours = {("none", "natural"): right, ("arn_pp", "natural"): right, ("arn_pp", "pgd"): right}
+    rows.add_table("arn/t1/lenet", ours | {("none", "pgd"): broken}, {("none", "pgd"): {"adaptive": broken}})
+    rows.save()
+    html = closing(16)
+    assert "<summary>the same at a larger scale: cpu</summary>" in html and "<td>3.9</td>" in html
+    assert "larger scale" not in closing(16, "paper")
 
 
 def test_a_table_without_words_has_no_legend():

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from helpers import ROOT, ledger, write_atomically
-from helpers.lab import Experiment, artifacts
+from helpers.lab import Experiment, artifacts, profiles
 from helpers.measure import verdicts
 from helpers.measure.rates import Rate, Score, complement, gain, rate_of, survivors
 
@@ -159,6 +159,22 @@ class Comparison:
         frame = pd.DataFrame(shown)
         same = [column for column in ("dataset", "target", "metric") if frame[column].nunique() == 1]
         return frame.drop(columns=["id", *same, *(["gain"] if set(frame["gain"]) == {"–"} else [])])
+
+    def larger(self) -> pd.DataFrame:
+        """Of a comparison in quick: what larger profiles have found for its rows; empty if nothing is kept.
+
+        One row a number: scale | defense | attack | n | paper | ours | adaptive | verdict.
+        """
+        mine, found = {row["id"] for row in self.rows}, []
+        others = [name for name in profiles.profiles() if self.lab.profile == "quick" != name]
+        for name in others:
+            file = ROOT / "results" / name / f"{self.notebook}.json"
+            rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+            for row in (row for row in rows if row["id"] in mine and row["ours"]):
+                shown = {key: row[key] for key in ("defense", "attack", "n", "paper")}
+                shown |= {key: row[key] and f"{row[key]['value']:.1f}" for key in ("ours", "adaptive")}
+                found.append({"scale": name, **shown, "verdict": row["verdict"]})
+        return pd.DataFrame(found).fillna("–")
 
     def save(self) -> Path:
         """Write results/<profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path."""

@@ -106,7 +106,8 @@ def against_bare(
 def closing(comparison: Comparison) -> HTML:
     """A notebook's last table: paper | ours | adaptive | verdict, its words explained; folded where long.
 
-    The long form of each row, its deviation included, is in the notebook's JSON file, too.
+    Below a table of quick stands what larger profiles have found, where `results/` has it.  The long form of
+    each row, its deviation included, is in the notebook's JSON file, too.
     """
     frame = comparison.frame()
     for column in ("dataset", "target", "defense", "attack", "metric"):
@@ -116,6 +117,11 @@ def closing(comparison: Comparison) -> HTML:
     if not comparison.lab.comparable:
         notes += f"<p>Ours may not be held against the paper's ({comparison.lab.deviation}).</p>"
     notes += legend(" ".join(frame["verdict"]))
+    larger = comparison.larger()
+    if len(larger):
+        named = larger.assign(**{column: larger[column].map(label) for column in ("defense", "attack")})
+        scales = ", ".join(larger["scale"].unique())
+        notes += folded(named, f"the same at a larger scale: {scales}", index=False).data
     if len(frame) <= FOLDED:
         with pd.option_context("display.max_colwidth", None):
             return HTML(frame.to_html(index=False) + notes)
