@@ -249,6 +249,19 @@ def test_the_plan_names_times_and_the_total(project, monkeypatch, capsys):
     assert lines[2].startswith("2 notebooks, 2 min of one core")
 
 
+def test_what_is_not_recorded_is_estimated_where_the_profile_does(project, monkeypatch):
+    guessed = profiles.profile("paper").model_copy(update={"minutes": {"22": 40, "23_b.cifar10": 9}})
+    monkeypatch.setattr(profiles, "profile", lambda name: guessed)
+    assert [run.seconds for run in plan.runs("paper")] == [2400, None, 540]
+    assert [run.seconds for run in plan.runs("quick")] == [30, 90]
+
+
+def test_the_profile_for_two_cores_is_a_nights_work():
+    """Each of its runs has a time; together they are 14 hours at most."""
+    planned = plan.runs("cpu")
+    assert sum(run.seconds for run in planned) <= 14 * 3600
+
+
 def test_the_profiles_that_are_checked_before_there_is_an_environment_are_all_there_are():
     assert list(profiles.profiles()) == options.PROFILES
 

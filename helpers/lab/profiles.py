@@ -101,6 +101,8 @@ class Profile(_Strict):
     source: the shipped "sample" of the images, or the "full" sets.
     precision: of the training.
     first: what the names of the most valuable runs begin with, for who has not the time for all.
+    minutes: {what a run's name begins with: estimate of one thread's time from nothing}, in the plan's order;
+        what several share counts for the first.
     """
 
     notice: str
@@ -109,6 +111,7 @@ class Profile(_Strict):
     source: Literal["sample", "full"]
     precision: Literal["fp32", "bf16"]
     first: tuple[str, ...] = ()
+    minutes: dict[str, PositiveInt] = Field(default_factory=dict)
 
 
 @cache

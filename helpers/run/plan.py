@@ -24,7 +24,7 @@ TIMES, NEEDS = (Path(__file__).with_name(name) for name in ("times.json", "needs
 class Run:
     """One notebook with the parameters that differ from its defaults.
 
-    seconds: what it took when it was recorded, with one thread; None: not recorded.
+    seconds: what it took when it was recorded, with one thread, else the profile's estimate; None: unknown.
     needs: the artifacts that it asks for, as JSON (`asked` of their recipes).
     """
 
@@ -77,6 +77,7 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
     only: what the names of the wanted ones begin with; empty: all.
     """
     times, needs = read(TIMES).get(profile, {}), read(NEEDS)
+    estimates = profiles.profile(profile).minutes
     found = []
     for notebook in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         parameters = file.parameters(notebook)
@@ -93,7 +94,8 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
                 output = ROOT / "reports" / profile / f"{full}.ipynb"
                 asked = [_moved(need, {default: dataset}, seed) for need in needs.get(notebook.stem, [])]
                 asked = frozenset(json.dumps(need, sort_keys=True) for need in asked)
-                found.append(Run(full, notebook, output, values, times.get(name), asked))
+                guess = next((60 * m for start, m in estimates.items() if name.startswith(start)), None)
+                found.append(Run(full, notebook, output, values, times.get(name, guess), asked))
     return [run for run in found if not only or run.name.startswith(tuple(only))]
 
 
@@ -175,6 +177,8 @@ def main():
     if 0 < len(known) < len(planned):
         total += f" and {len(planned) - len(known)} notebooks of unknown time"
     print(f"{len(planned)} notebooks, {total} of one core from nothing; CORES={args.cores} at a time.")
+    if profiles.profile(args.profile).minutes:
+        print("Where no time was recorded yet it is estimated.")
 
 
 if __name__ == "__main__":
