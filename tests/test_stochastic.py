@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import data, device, seeded, threats
-from helpers.attacks import ATTACKS
+from helpers.attacks import ATTACKS, NoGradient
 from helpers.defenses.robust_training import Classifier
 from helpers.defenses.stochastic import MatrixEstimation, MeNet, Smoothed, votes
 from helpers.training import fit
@@ -101,7 +101,7 @@ def test_training_with_noise_teaches_the_base_classifier_to_bear_it():
     "settings, message",
     [
         ({"sigma": 0}, "sigma must be positive, got 0: .*Classifier"),
-        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"samples": 0}, "samples must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_settings_of_the_noise_are_refused(settings, message):
@@ -194,7 +194,7 @@ def test_trained_behind_the_estimate_it_falls_to_bpda_while_a_plain_attack_finds
     defended = method.defended()
     natural = error(defended, x, y)
     assert natural < 0.4  # guessing errs in nine of ten
-    with pytest.raises(RuntimeError, match="does not require grad"):
+    with pytest.raises(NoGradient, match="the model gives no gradient"):
         ATTACKS["pgd"](defended, x, y, eps=EPS, steps=5)
     x_adv = ATTACKS["pgd"](threats.bpda(defended), x, y, eps=2 * EPS, steps=10)
     noise = (x + 2 * EPS * torch.randn_like(x).sign()).clamp(0, 1)
