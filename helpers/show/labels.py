@@ -10,6 +10,8 @@ ENDINGS = {
     "_seen": " (seen)",
     "_own": " (ours)",
     "_eq14": " (Eq. 14)",
+    "_eot": " + EOT",
+    "_rand": " rand",
     "_re": "-re",
     "_clean": "",
     "_nat": "",
