@@ -37,6 +37,7 @@ from helpers import data, device
 from helpers.attacks import ATTACKS
 from helpers.attacks.advertorch import library
 from helpers.measure import fast
+from helpers.measure.accelerate import accelerate
 from helpers.networks.zoo import load_target
 
 EPS = 8 / 255
@@ -161,7 +162,7 @@ def bench_evaluation(title, network, x, y, repeats, compiled):
         return broken_by(network, images, y)
 
     def ours(drop, **ingredients):
-        model = fast.accelerate(contiguous, **ingredients)
+        model = accelerate(contiguous, **ingredients)
         return lambda: fast.broken(network, x, y, fast=model, drop=drop, **attack)
 
     frozen = copy.deepcopy(contiguous).requires_grad_(False)
