@@ -73,7 +73,7 @@ def style() -> None:
 
 def described(figure: Figure, alt: str) -> Figure:
     """The figure, with what is drawn on it in words, which a notebook keeps beside the picture."""
-    figure.alt = alt
+    figure.alt = " ".join(alt.split())  # titles may have several lines
     return figure
 
 
