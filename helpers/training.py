@@ -140,8 +140,9 @@ class _State:
 
     def end_epoch(self) -> None:
         """The mean of the reports becomes history; save."""
-        means = {name: torch.stack([r[name] for r in self.reports]).mean() for name in self.reports[0]}
-        self.history.append({name: mean.item() for name, mean in means.items()})
+        # In full precision: bf16 losses have three digits, and so would their mean.
+        all_of = {name: torch.stack([r[name] for r in self.reports]) for name in self.reports[0]}
+        self.history.append({name: losses.float().mean().item() for name, losses in all_of.items()})
         self.reports = []
         if self.checkpoint is not None:
             self._save([])

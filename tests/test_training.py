@@ -66,6 +66,16 @@ def test_the_history_is_the_mean_over_an_epochs_batches():
     assert history == [{"sum": 190 / 4}] * 2
 
 
+def test_the_mean_of_losses_in_bf16_is_not_rounded():
+    class Coarse(Regression):
+        def training_step(self, batch, optimizers):
+            self.seen.append(batch["index"])
+            return {"third": torch.tensor(float(len(self.seen) == 1), dtype=torch.bfloat16)}
+
+    (epoch,) = fit(Coarse(), toy(15), epochs=1, batch_size=5, seed=0)
+    assert epoch["third"] == pytest.approx(1 / 3, abs=1e-6)
+
+
 def test_each_epoch_takes_every_image_once_in_a_new_order():
     method = Regression()
     fit(method, toy(20), epochs=2, batch_size=5, seed=0)
