@@ -52,7 +52,7 @@ def closing(rows, profile="quick"):
 def test_the_closing_table_shows_labels_and_explains_its_words_and_no_others():
     html = closing(10)
     assert "<details>" not in html and "PGD-T" in html and "pgd_targeted" not in html and "arn_pp" not in html
-    assert "<b>works on natural images</b>: it keeps 80 %" in html and "<b>loses</b>" not in html
+    assert "<b>works on natural images</b>: the pipeline keeps 80 %" in html and "<b>loses</b>" not in html
     assert ". ." not in html and "may not be held against the paper" in html
     assert "may not be held" not in closing(10, "paper")
 

@@ -19,22 +19,24 @@ DETECTION = {"roc_auc", "precision", "recall"}  # ... and those of a detector: n
 
 NATURAL, FAILS, YARDSTICK = "works on natural images", "does not work on natural images", "the yardstick"
 
+_READS = f"{KEPT:g} % of the images that the bare target reads rightly"
+_PRINTED = f"the gain that the paper prints ({CLAIM:g} points where it prints none)"
+
+# Each meaning for itself: below a table stand those of its own words.
 LEGEND = {
-    FAILS: f"it keeps fewer than {KEPT:g} % of the images that the bare target reads rightly, its interval"
-    " included; nothing else is judged",
-    NATURAL: f"it keeps {KEPT:g} % of them, or the interval reaches so far",
-    "gains": "right on more images than the bare target, each under its own worst attacker: the 95 % interval"
-    " of the paired difference lies above 0",
-    "loses": "it lies below 0",
-    "no difference seen": "it holds 0, and is no wider than the gain that the paper prints"
-    f" ({CLAIM:g} points where it prints none)",
-    "undecided": "it holds 0, and is wider than that: too few images to tell",
-    YARDSTICK: "the bare target, against which all others are held",
+    FAILS: f"the pipeline keeps fewer than {_READS}, its interval included; nothing else is judged",
+    NATURAL: f"the pipeline keeps {_READS}, or its interval reaches so far",
+    "gains": "right on more images than what it is held against, if nothing else is said the bare target, each"
+    " under its own worst attacker: the 95 % interval of the paired difference lies above 0",
+    "loses": "right on fewer images than what it is held against: the interval lies below 0",
+    "no difference seen": f"the interval of the paired difference holds 0 and is no wider than {_PRINTED}",
+    "undecided": f"the interval holds 0 and is wider than {_PRINTED}: too few images to tell",
+    YARDSTICK: "the bare target, against which the others are held",
     "as claimed": f"the published number is within {MARGIN:g} points of ours and its interval",
-    "better than claimed": "ours is better for the defense by more than that",
-    "worse than claimed": "ours is worse by more than that",
-    "higher than claimed": "a detector's number is higher by more than that, neither better nor worse",
-    "lower than claimed": "it is lower by more than that",
+    "better than claimed": f"for the defense, ours is better by more than {MARGIN:g} points and its interval",
+    "worse than claimed": f"for the defense, ours is worse by more than {MARGIN:g} points and its interval",
+    "higher than claimed": f"a detector's number is higher by more than {MARGIN:g} points and its interval",
+    "lower than claimed": f"a detector's number is lower by more than {MARGIN:g} points and its interval",
     "published only": "not measured here",
 }
 
