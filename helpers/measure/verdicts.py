@@ -26,7 +26,7 @@ _PRINTED = f"the gain that the paper prints ({CLAIM:g} points where it prints no
 LEGEND = {
     FAILS: f"the pipeline keeps fewer than {_READS}, its interval included; nothing else is judged",
     NATURAL: f"the pipeline keeps {_READS}, or its interval reaches so far",
-    "gains": "right on more images than what it is held against, if nothing else is said the bare target, each"
+    "gains": "right on more images than what it is held against, if not said otherwise the bare target, each"
     " under its own worst attacker: the 95 % interval of the paired difference lies above 0",
     "loses": "right on fewer images than what it is held against: the interval lies below 0",
     "no difference seen": f"the interval of the paired difference holds 0 and is no wider than {_PRINTED}",
