@@ -81,14 +81,15 @@ def _attack(judge, source, blind, chosen):
     rows = rows[margin(judge.logits[rows], judge.y[rows]).argsort()]  # the least sure first
     for batch in _batches(judge, rows, judge.y[rows]):
         apgd(judge, source, batch, cross_entropy)
+    # Before the dear targeted parts: where gradients are masked, Square breaks a good deal of what is left.
+    for batch in _batches(judge, rows, judge.y[rows]):
+        square(judge, blind, batch)
     # All images with their likeliest wrong class, then all with the next.
     wrong = judge.logits[rows].argsort(1, descending=True)[:, 1 : CLASSES + 1]
     pairs = rows.repeat(wrong.shape[1]), wrong.T.flatten()
     within = [fab(judge, source, batch) for batch in _batches(judge, *pairs)]
     for batch in _batches(judge, *_near(judge, within)):
         apgd(judge, source, batch, targeted_dlr)
-    for batch in _batches(judge, rows, judge.y[rows]):
-        square(judge, blind, batch)
 
 
 def _near(judge, found):
