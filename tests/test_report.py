@@ -139,6 +139,13 @@ def test_a_widget_is_replaced_by_a_note_in_the_notebook_page(folder):
     assert "interactive: run this cell" in (folder / "03_widget.html").read_text()
 
 
+def test_the_report_says_what_has_been_run_at_which_scale(folder, monkeypatch):
+    table = "| paper | ours |\n|---|---|\n| ARN | 3.8 |"
+    monkeypatch.setattr(report.scales, "section", lambda: table)
+    text = page(folder)
+    assert "What has been run at which scale" in text and "<td>3.8</td>" in text
+
+
 def test_results_become_verdicts_with_numbers(folder, tmp_path):
     rate = {"value": 6.04, "n": 500, "low": 4.2, "high": 8.5}
     row = {"id": "arn/t1/<x>", "defense": "arn_pp", "attack": "pgd", "paper": 1.85, "ours": rate, "n": 500}

@@ -22,7 +22,7 @@ from helpers import ROOT, write_atomically
 from helpers.lab import profiles
 from helpers.measure.verdicts import LEGEND
 from helpers.run import notebook as file
-from helpers.run import options, plan
+from helpers.run import options, plan, scales
 
 
 def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Path:
@@ -50,6 +50,7 @@ def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Pa
         states=Counter(notebook["state"] for notebook in notebooks),
         results=results,
         legend=LEGEND,
+        scales=Markup(markdown2html(scales.section())),
     )
     write_atomically(index, lambda temporary: temporary.write_text(page))
     return index
