@@ -1,5 +1,7 @@
 """How every table and figure writes the names of the ledger and of the profiles: one `label` for all."""
 
+import re
+
 # An ending says what is special about an attack, or about a defense.
 ENDINGS = {
     "_own_targeted": "-T (ours)",
@@ -127,6 +129,9 @@ def label(name: object) -> object:
     known = NAMES | ATTACKS | DEFENSES
     if name in known:
         return known[name]
+    start, *limits = re.split(r"-(?=eps|ite|from-)", name)
+    if limits and label(start) != start:
+        return ", ".join([label(start), *map(_limit, limits)])
     start, at, radius = name.partition("@")
     if at and label(start) != start:
         return f"{label(start)}, ℓ2 ≤ {radius}"
@@ -144,3 +149,10 @@ def label(name: object) -> object:
     if seen == "full" or seen.isdecimal():
         return f"{DEFENSES[start]} {seen}"
     return f"{DEFENSES[start]}-{seen.upper()}"
+
+
+def _limit(part: str) -> str:
+    """A part of a name in ARN's Tables 3 and 4: "eps0.3", "ite40", "from-hgd" (made for a substitute)."""
+    if part.startswith("from-"):
+        return f"made for {label(part.removeprefix('from-'))}"
+    return f"ε = {part[3:]}" if part.startswith("eps") else f"{part[3:]} steps"
