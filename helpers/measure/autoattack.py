@@ -30,8 +30,8 @@ STEPS, CLASSES, QUERIES = 100, 9, 5000
 FALL = 5
 # ... after so many steps at least, ...
 SETTLED = 10
-# ... and APGD tries the classes within `CLOSE` radii, and an image's nearest class within `FAR`.
-CLOSE, FAR = 1.2, 1.5
+# ... and APGD tries the classes within so many radii.
+CLOSE = 1.5
 
 # Each doubling of the queries is taken to lower the margin by up to so many times the mean of the last two.
 HOPE = 1.5
@@ -88,19 +88,11 @@ def _attack(judge, source, blind, chosen):
     wrong = judge.logits[rows].argsort(1, descending=True)[:, 1 : CLASSES + 1]
     pairs = rows.repeat(wrong.shape[1]), wrong.T.flatten()
     within = [fab(judge, source, batch) for batch in _batches(judge, *pairs)]
-    for batch in _batches(judge, *_near(judge, within)):
-        apgd(judge, source, batch, targeted_dlr)
-
-
-def _near(judge, found):
-    """Of distances, images and classes, as `fab` hands them back, the images and classes worth trying."""
-    if not found:
-        return torch.zeros(2, 0, dtype=torch.long)
-    distance, rows, classes = (torch.cat(part) for part in zip(*found, strict=True))
-    nearest = torch.full_like(judge.x[:, 0, 0, 0], torch.inf).scatter_reduce(0, rows, distance, "amin")
-    near = (distance <= CLOSE * judge.ball.eps) | (distance == nearest[rows]) | distance.isinf()
-    order = distance[near].argsort()
-    return rows[near][order], classes[near][order]
+    if within:
+        distance, *pairs = (torch.cat(part) for part in zip(*within, strict=True))
+        order = distance.argsort()
+        for batch in _batches(judge, *(part[order] for part in pairs)):
+            apgd(judge, source, batch, targeted_dlr)
 
 
 def _batches(judge: Judge, rows: Tensor, target: Tensor) -> Iterator[Batch]:
@@ -192,7 +184,7 @@ def fab(judge: Judge, source: nn.Module, s: Batch) -> tuple[Tensor, Tensor, Tens
     within = []
 
     def leave(leaving: Tensor) -> None:
-        told = leaving & ((s.nearest < FAR * ball.eps) | s.nearest.isinf())
+        told = leaving & ((s.nearest < CLOSE * ball.eps) | s.nearest.isinf())
         within.append((s.nearest[told], s.rows[told], s.target[told]))
         s.keep(~leaving)
 
