@@ -175,7 +175,10 @@ def test_no_notebook_shows_an_adaptive_number_better_than_an_attack_of_its_row(f
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_no_notebook_holds_quick_numbers_against_a_paper(file):
-    assert not re.search(r"(as|better than|worse than|higher than|lower than) claimed", outputs(file))
+    """What larger scales have found may be, and has a table of its own."""
+    shown = re.sub(r"<details><summary>the same at a larger.*?</details>", "", outputs(file), flags=re.DOTALL)
+    rows = re.sub(r"<b>[^<]* claimed</b>", "", shown)  # their words, explained
+    assert not re.search(r"(as|better than|worse than|higher than|lower than) claimed", rows)
 
 
 # --- what may stand in a table -------------------------------------------------------------------------

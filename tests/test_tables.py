@@ -67,6 +67,7 @@ def test_a_table_of_quick_shows_what_larger_scales_have_found_where_they_have(tm
     rows.save()
     html = closing(16)
     assert "<summary>the same at a larger scale: cpu</summary>" in html and "<td>3.9</td>" in html
+    assert "<b>as claimed</b>" in html
     assert "larger scale" not in closing(16, "paper")
 
 

@@ -116,8 +116,8 @@ def closing(comparison: Comparison) -> HTML:
     notes = "<p>In percent, with 95 % intervals; all numbers of a row are of the same n images.</p>"
     if not comparison.lab.comparable:
         notes += f"<p>Ours may not be held against the paper's ({comparison.lab.deviation}).</p>"
-    notes += legend(" ".join(frame["verdict"]))
     larger = comparison.larger()
+    notes += legend(" ".join([*frame["verdict"], *larger.get("verdict", [])]))
     if len(larger):
         named = larger.assign(**{column: larger[column].map(label) for column in ("defense", "attack")})
         scales = ", ".join(larger["scale"].unique())
