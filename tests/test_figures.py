@@ -252,6 +252,7 @@ def test_a_notebook_shows_its_figures_so():
         ("jatp_prime", "JATP′"),
         ("doa_2", "DOA 2"),
         ("ddn@1.5", "DDN, ℓ2 ≤ 1.5"),
+        ("pgd_targeted-eps0.3-ite40-from-ape_gan", "PGD-T, ε = 0.3, 40 steps, made for APE-GAN"),
         ("home@1.5", "home@1.5"),
         ("a title_of mine", "a title_of mine"),
         (7, 7),
