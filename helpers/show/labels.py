@@ -28,6 +28,7 @@ ENDINGS = {
 # Names as they are, then what may be followed by an ending (attacks) or by a set of seen attacks (defenses).
 NAMES = {
     "unstated": "not stated",
+    "lid": "LID detector",
     # data sets and targets
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
