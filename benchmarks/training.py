@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from attacks import _processor, floor, measure, versions
+from attacks import floor, measure, processor, versions
 from torch.nn import functional as F
 
 from helpers import data, device, networks
@@ -191,7 +191,7 @@ def main():
     torch.manual_seed(0)
     machine = {
         "machine": platform.machine(),
-        "processor": torch.cuda.get_device_name() if cuda else _processor(),
+        "processor": torch.cuda.get_device_name() if cuda else processor(),
         "threads": torch.get_num_threads(),
         "size": "full" if args.full else "slim",
     }
