@@ -107,6 +107,8 @@ DEFENSES = {
     "ape_gan": "APE-GAN",
     "ape_gan_d": "APE-GAN-D",
     "arn_released": "ARN as released",
+    "ours_eps0.3": "ADD, trained at 0.3",
+    "ours_eps0.1": "ADD, trained at 0.1",
     "jatp_prime": "JATP′",
     "dir_joint": "DIR, joint",
     "dir_pretraining": "DIR's pre-training",
