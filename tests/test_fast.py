@@ -210,6 +210,47 @@ def test_exactly_the_images_within_reach_are_broken(attack, settings, short_aa):
     assert torch.equal(broken(model, x, y, attack, eps=eps, batch_size=4, **settings), reach < eps)
 
 
+class InPlace(nn.Module):
+    """Normalises its input in place, and answers as `model` does."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        x -= 0.5
+        x /= 0.25
+        return self.model(x * 0.25 + 0.5)
+
+
+@pytest.mark.parametrize("fast", [None, accelerate])
+@pytest.mark.parametrize("attack, settings", [("pgd", {"steps": 20}), ("aa", {})])
+def test_a_model_that_works_in_place_gets_the_right_number(attack, settings, fast, short_aa):
+    model, x, y, reach = linear()
+    model.layer.weight.data.mul_(20), model.layer.bias.data.mul_(20)
+    before, model = x.clone(), InPlace(model)
+    stand_in = fast and fast(model, bf16=False)
+    eps = halfway(reach)
+    assert torch.equal(broken(model, x, y, attack, eps=eps, fast=stand_in, **settings), reach < eps)
+    assert torch.equal(x, before)
+    accelerate(model)(x)
+    assert torch.equal(x, before)
+
+
+def test_nan_is_no_answer():
+    """Of the largest of NaNs argmax says 0, and here that is the label of each image."""
+
+    class Saturates(Linear):
+        def forward(self, x):
+            moved = (x - 0.5).abs().amax((1, 2, 3), keepdim=True) > 0.01
+            return super().forward(x.masked_fill(moved, torch.nan))
+
+    model, x = Saturates(5, (1, 4, 4)), torch.full((3, 1, 4, 4), 0.5)
+    model.layer.bias.data[0] = 100  # out of reach
+    with pytest.warns(UserWarning, match="answers to 3 of 3 images are NaN, which counts as wrong"):
+        assert broken(model, x, torch.zeros(3).long(), eps=0.1, steps=2, fast=Linear(5, (1, 4, 4))).all()
+
+
 def test_in_l2_too():
     model, x, y, _ = linear(classes=2, images=12)
     weight = (model.layer.weight[1] - model.layer.weight[0]).detach()

@@ -70,7 +70,7 @@ def _margins(model, x, y):
     """Logits of class `y` before the largest other, and the gradient of their sum."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
-        logits = model(x)
+        logits = model(x.clone())  # a leaf may not be changed in place
         return logits.detach(), torch.autograd.grad(margin(logits, y).sum(), x)[0]
 
 
@@ -90,7 +90,7 @@ def _seconds(model, x, y):
 def _legible(model, x, y):
     """`model`, or outputs made from its own that a cross-entropy has a gradient on."""
     with torch.no_grad():
-        logits = model(x)
+        logits = model(x.clone())
     log = bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all())
     logits = logits.clamp_min(TINY).log() if log else logits
     apart = margin(logits, y).abs().median().item()
@@ -151,7 +151,7 @@ def has_bf16(where: torch.device) -> bool:
 
 
 class _Fast(nn.Module):
-    """The copy, given its images in its own memory format and autocast."""
+    """The copy, given images of its own, in its memory format and autocast."""
 
     def __init__(self, net: nn.Module, layout: torch.memory_format, bf16: bool):
         super().__init__()
@@ -159,7 +159,7 @@ class _Fast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.net(x.contiguous(memory_format=self.layout)).float()
+            return self.net(x.clone(memory_format=self.layout)).float()
 
 
 class _InFloat32(nn.Module):

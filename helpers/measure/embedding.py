@@ -63,7 +63,7 @@ def inputs_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
         given[:] = [inputs[0].flatten(1)]
 
     def features(part: Tensor) -> Tensor:
-        model(part)
+        model(part.clone())  # it may work in place
         return given[0].cpu()
 
     hook = model.get_submodule(layer).register_forward_pre_hook(keep)

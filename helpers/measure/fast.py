@@ -94,7 +94,7 @@ def _check_repeatable(model, x):
 def _compare(judge, fast):
     """A stand-in that is another function would be an easy way to look robust."""
     some = slice(judge.batch_size)
-    differ = judge.won(fast(judge.x[some]), judge.y[some]) != judge.broken[some]
+    differ = judge.won(fast(judge.x[some].clone()), judge.y[some]) != judge.broken[some]
     if (share := differ.float().mean().item()) > 0.05:
         message = f"the accelerated model disagrees with the model on {share:.0%} of the images"
         warnings.warn(message, stacklevel=3)

@@ -1,7 +1,11 @@
 """Who is broken: the untouched model, asked about images in the ball around the attacked one."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
+
+from helpers.measure.rates import labels_of
 
 
 class Ball:
@@ -67,8 +71,11 @@ class Judge:
         self.doubtful = torch.zeros_like(self.broken)
 
     def won(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Whether `logits` (n,K) are what the attacker of images with labels `y` (n,) wants, (n,)."""
-        return (logits.argmax(1) == y) == self.targeted
+        """Whether `logits` (n,K) are what the attacker of images with labels `y` (n,) wants, (n,).
+
+        NaN is no answer: no label, neither the true one nor a target.
+        """
+        return (labels_of(logits) == y) == self.targeted
 
     def look(self, rows: Tensor, images: Tensor, logits: Tensor) -> None:
         """Show the model those `images` on which the stand-in's `logits` say that the attack has won."""
@@ -80,10 +87,15 @@ class Judge:
         """Show the model `images`, attacks on those of the numbers `rows` (n,), pulled into the ball."""
         images = self.ball.project(self.x[rows], images)
         real = images.isfinite().flatten(1).all(1)  # an attack that went astray proves nothing
-        won = self.won(self._ask(images), self.y[rows]) & real
+        logits = self._ask(images)
+        if none := int((logits.isnan().any(1) & real).sum()):
+            message = f"the model's answers to {none} of {len(rows)} images are NaN, which counts as wrong"
+            warnings.warn(message, stacklevel=3)
+        won = self.won(logits, self.y[rows]) & real
         self.broken[rows[won]] = True
         self.doubtful[rows[~won]] = True
 
     @torch.no_grad()
     def _ask(self, images: Tensor) -> Tensor:
-        return torch.cat([self.model(part) for part in images.split(self.batch_size)])
+        # A copy each: a model may normalise its input in place.
+        return torch.cat([self.model(part.clone()) for part in images.split(self.batch_size)])

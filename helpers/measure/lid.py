@@ -85,7 +85,7 @@ def activations(model: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tens
 
     hooks = [modules[name].register_forward_hook(partial(keep, name)) for name in layers]
     try:
-        logits = model(x)
+        logits = model(x.clone())  # it may work in place
     finally:
         for hook in hooks:
             hook.remove()
