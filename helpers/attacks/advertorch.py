@@ -191,7 +191,7 @@ def lsa(
     """The library's local search (Narodytska & Kasiviswanathan 2017); the defaults are the library's.
 
     The settings are those of `lsa_own`.  It differs from the paper: it changes the pixels whose exaggeration
-    *hurts* the label most, each round begins with the image anew, and no more than a tenth of the pixels are
+    *hurts* the label most, each round begins with the image, and no more than a tenth of the pixels are
     candidates in the first.  A candidate's image, cut to [0,1], may be a success, too.
     Failures are handed back unchanged.  ValueError for images that are not square, where the library fails.
     """

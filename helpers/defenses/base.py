@@ -54,11 +54,11 @@ class Denoiser(nn.Module):
         return ("natural", "adversarial") if self.full is None else ("natural", "label")
 
     def full_model(self) -> Defended:
-        """F = T∘P as it is trained: before the target, or before its copy that is trained along."""
+        """F = T∘P as it is trained: in front of the target, or of its copy that is trained along."""
         return self.defended(self.target)
 
     def defended(self, target: nn.Module) -> Defended:
-        """What is deployed: this denoiser before `target`, or before the one trained along with it."""
+        """What is deployed: this denoiser in front of `target`, or of the one trained along with it."""
         return Defended(target if self.joint_target is None else self.joint_target, self)
 
     def target_in_training(self) -> AbstractContextManager[nn.Module]:

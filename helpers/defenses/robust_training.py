@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         of the training and down to nothing at its end; each epoch has the rate of its middle.
     start: a trained network of the same kind, whose weights this one begins with; None: random ones.
     behind: a denoiser, frozen, that restores whatever the network sees: images in training, and behind which
-        it is deployed (ADD-re; ADD, Section 4.2).  None: nothing stands before the network.
+        it is deployed (ADD-re; ADD, Section 4.2).  None: nothing stands in front.
     Raises ValueError for an unknown optimizer or schedule.
     """
 

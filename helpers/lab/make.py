@@ -74,7 +74,7 @@ def network(recipe: Recipe) -> nn.Module:
 def defended(recipe: Recipe) -> Defended:
     """What a trained method deploys, target ∘ denoiser; both parts know their recipes.
 
-    The target is None for a denoiser that no target has guided: it may stand before any.
+    The target is None for a denoiser that no target has guided: it may stand in front of any.
     """
     method = network(recipe)
     target = recipe.parts.get("target")

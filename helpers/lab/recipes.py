@@ -53,7 +53,7 @@ class Recipe:
 
     @property
     def bare(self) -> bool:
-        """Whether it is a classifier and nothing before it."""
+        """Whether it is a classifier with nothing in front of it."""
         return "ready_made" in self.made or self.made.get("part") == "target"
 
     def part(self, name: str) -> "Recipe":

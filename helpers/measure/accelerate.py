@@ -67,7 +67,7 @@ def quickest(model: nn.Module, x: Tensor, y: Tensor, *, gradients: bool = True) 
 
 
 def _margins(model, x, y):
-    """Logits of class `y` before the largest other, and the gradient of their sum."""
+    """The logits, and the gradient of the sum of their margins (class `y` above the largest other)."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         logits = model(x.clone())  # a leaf may not be changed in place

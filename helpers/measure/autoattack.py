@@ -47,7 +47,7 @@ FULL, WIDEST = 32, 8
 class Batch:
     """Tensors with an entry for each attacked image: its number (`rows`), `x`, `y`, its `target` class, …"""
 
-    def __init__(self, judge: Judge, rows: Tensor, target: Tensor):
+    def __init__(self, judge: Judge, rows: Tensor, target: Tensor) -> None:
         self.rows, self.target, self.x, self.y = rows, target, judge.x[rows], judge.y[rows]
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Batch:
 
 
 def autoattack(judge: Judge, source: nn.Module, *, blind: nn.Module | None = None, seed: int) -> None:
-    """All parts, each on what stands before the `judge`.
+    """All parts, each on what the `judge` has not yet seen broken.
 
     source: what is attacked in place of the judge's model.
     blind: what Square attacks, which needs no gradients; by default `source`.

@@ -27,7 +27,7 @@ class Comparison:
     lab: the Experiment, whose paper's numbers are meant.
     """
 
-    def __init__(self, notebook: str, lab: Experiment):
+    def __init__(self, notebook: str, lab: Experiment) -> None:
         self.notebook, self.lab = notebook, lab
         self.facts = ledger.load(lab.paper).set_index("id")
         self.rows: list[dict] = []

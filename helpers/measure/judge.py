@@ -11,7 +11,7 @@ from helpers.measure.rates import labels_of
 class Ball:
     """The images within `eps` of an image in the `norm` "linf" or "l2", and within [0,1]."""
 
-    def __init__(self, eps: float, norm: str):
+    def __init__(self, eps: float, norm: str) -> None:
         self.eps, self.norm = eps, norm
 
     def length(self, change: Tensor) -> Tensor:

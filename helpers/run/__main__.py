@@ -64,7 +64,7 @@ def keep(executed: Path, notebook: Path) -> None:
     write_atomically(notebook, lambda temporary: nbformat.write(content, temporary))
 
 
-def main():
+def main() -> None:
     parser = Parser(prog="python -m helpers.run", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", nargs="?", type=Path)

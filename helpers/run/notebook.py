@@ -6,10 +6,13 @@ import json
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import ROOT
 from helpers.run.options import PROFILES
+
+if TYPE_CHECKING:  # nbformat takes half a second
+    from nbformat import NotebookNode
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MADE_FROM = "made_from"  # metadata of an executed notebook: the fingerprint of all that it was made from
@@ -74,7 +77,7 @@ def made_from(executed: Path) -> str | None:
         return None
 
 
-def clean(notebook):
+def clean(notebook: "NotebookNode") -> "NotebookNode":
     """Remove what differs from run to run and between machines; -> notebook."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -88,7 +91,7 @@ def clean(notebook):
     return without_widgets(notebook)
 
 
-def without_widgets(notebook):
+def without_widgets(notebook: "NotebookNode") -> "NotebookNode":
     """Replace each widget, whose state is in the kernel only, by a note; -> notebook."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

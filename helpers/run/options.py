@@ -6,6 +6,7 @@ The standard library alone is used here: the Makefile checks before the environm
 import argparse
 import os
 import re
+from typing import NoReturn
 
 from helpers import ROOT
 
@@ -16,7 +17,7 @@ PROFILES = re.findall(r"^(\w+):", (ROOT / "helpers/lab/profiles.yaml").read_text
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, in the spelling of `make`: CORES=0, not --cores."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, re.sub(r"^argument (--\w+, )?--?(\w+): ", "", message) + "\n")
 
 

@@ -167,7 +167,7 @@ def told(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def main():
+def main() -> None:
     args = options.parser("Print which notebooks a profile runs, and how long each should take.").parse_args()
     planned = runs(args.profile, args.seeds, args.only)
     for run in planned:

@@ -147,7 +147,7 @@ def _page(notebook):
     write_atomically(page, lambda temporary: temporary.write_text(text))
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.run.report", description=__doc__)
     parser.add_argument("profile", choices=options.PROFILES)
     parser.add_argument("seeds", nargs="*", type=int, default=[0])

@@ -7,11 +7,13 @@ the next call goes on.  `make notebooks` does the same for the profile quick and
 `notebooks/`, what the notebooks asked for and how long they took.
 """
 
+import argparse
 import json
 import math
 import os
 import sys
 import time
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -20,7 +22,7 @@ from helpers.run import __main__ as one
 from helpers.run import options, plan, pool
 
 
-def main():
+def main() -> None:
     started = time.monotonic()
     pool.interruptible()
     parser = options.parser("Run the notebooks of a profile.")
@@ -42,7 +44,7 @@ def main():
     sys.exit(code)
 
 
-def reproduce(args, deadline: float) -> int:
+def reproduce(args: argparse.Namespace, deadline: float) -> int:
     """Run what is not done yet, until the `deadline` on the clock of `time.monotonic`; -> the exit status."""
     from helpers.lab import artifacts
     from helpers.run import report  # takes seconds
@@ -81,7 +83,7 @@ def reproduce(args, deadline: float) -> int:
         print(
             f"Time is over: {done} of {len(planned)} notebooks are done. The next call begins with", end=" "
         )
-        print(f"{', '.join(list(left)[:3])}{', …' * (len(left) > 3)}.")
+        print(f"{', '.join(list(left)[:3])}{', …' if len(left) > 3 else ''}.")
     if failed:
         names = ", ".join(job.name for job in failed)
         print(f"Not finished: {names} failed. The next `make reproduce` goes on from here. See {page}.")
@@ -109,7 +111,7 @@ def keep(done: list[plan.Run]) -> None:
     _write(plan.NEEDS, f"{{\n{lists}\n}}\n")
 
 
-def asked(noted) -> list[dict]:
+def asked(noted: Path) -> list[dict]:
     """What a run noted that it asks for: each artifact once, in an order that does not depend on the run."""
     lines = noted.read_text(encoding="utf-8").splitlines() if noted.exists() else []
     return [json.loads(line) for line in sorted(set(lines))]

@@ -65,7 +65,7 @@ def _drawing(panels: Sequence[Mapping], loop: bool = False) -> Figure:
     rows = [panel["boxes"].split() for panel in panels]
     width = 0.94 if any(len(name) > 5 for row in rows for name in row) else 0.62
     notes = 0.15 + (width + GAP) * max(map(len, rows)) + 0.3
-    heights = [0.95 + RAISED * ("^" in panel["boxes"]) + LINE * len(panel["losses"]) for panel in panels]
+    heights = [0.95 + _raised(panel["boxes"]) + LINE * len(panel["losses"]) for panel in panels]
     right, height = notes + NOTES, sum(heights) + 0.35
     figure = plt.figure(figsize=(right, height), facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, right), ylim=(0, height))
@@ -101,13 +101,18 @@ def _told(panel: Mapping) -> str:
     return f"{panel['title']}.  Forward: {forward}.  Gradients: {'; '.join(losses)}."
 
 
+def _raised(boxes: str) -> float:
+    """How much room a raised box, one with a ^, takes upwards; 0 without one."""
+    return RAISED if "^" in boxes else 0.0
+
+
 def _panel(axis: Axes, panel: Mapping, top: float, width: float, notes: float) -> None:
     """One panel below `top`, its boxes of this width."""
     axis.text(0.15, top - 0.22, _maths(panel["title"]), va="center", color=INK, fontweight="bold")
-    row, places = top - 0.65 - RAISED * ("^" in panel["boxes"]), {}
+    row, places = top - 0.65 - _raised(panel["boxes"]), {}
     for column, word in enumerate(panel["boxes"].split()):
         name = word.lstrip("^#")
-        places[name] = 0.15 + width / 2 + (width + GAP) * column, row + RAISED * word.startswith("^")
+        places[name] = 0.15 + width / 2 + (width + GAP) * column, row + _raised(word)
         _box(axis, *places[name], width, name, copies=3 if word.startswith("#") else 1)
     for chain in panel["arrows"]:
         for a, b in pairwise(chain.split()):
