@@ -406,6 +406,8 @@ GOOD, LABELS = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 4])
         ({"eps": -0.1}, "eps must be positive.*got -0.1"),
         ({"eps": float("nan")}, "eps must be positive.*got nan"),
         ({"eps": 8}, "did you mean 8/255"),
+        ({"eps": "0.1"}, "eps must be a number, got '0.1'"),
+        ({"eps": 0.1, "steps": 2.5}, "steps must be a whole number, got 2.5"),
         ({"eps": 0.1, "norm": "l1"}, "norm linf or l2.*l1"),
         ({"eps": 0.1, "loss": "mse"}, "loss.*ce.*dlr.*mse"),
         ({"eps": 0.1, "steps": 0}, "steps, restarts, every >= 1.*ce, 0, 1, 2"),

@@ -376,3 +376,26 @@ def test_the_fooling_rate_counts_changed_predictions_not_errors():
     natural = predicted_as(3, 0, 3, 1, 1)  # the second is misclassified before the attack
     rate = fooling_rate(Says(), natural, predicted_as(3, 0, 5, 2))
     assert (rate.count, rate.n) == (2, 4)
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.byte])
+def test_labels_and_targets_may_be_arrays_lists_and_of_any_whole_type(convert):
+    y, targets = convert(LABELS), convert(TARGETS)
+    for metric in (targeted_accuracy, accuracy_without):
+        assert metric(Says(), ADVERSARIAL, y, targets) == metric(Says(), ADVERSARIAL, LABELS, TARGETS)
+    (found,) = withstood(Says(), {"one": ADVERSARIAL}, y).values()
+    assert torch.equal(found, right(Says(), ADVERSARIAL, LABELS))
+
+
+@pytest.mark.parametrize("y", [LABELS[:1], LABELS[:5], LABELS.float(), torch.eye(6)[LABELS].long(), 3])
+def test_labels_that_would_compare_to_nonsense_are_refused(y):
+    """One label would be compared with all answers, one-hot rows element by element."""
+    answers = LABELS.expand(2, -1)
+    for judged in (
+        lambda: right(Says(), ADVERSARIAL, y),
+        lambda: withstood(Says(), {"one": ADVERSARIAL}, y),
+        lambda: targeted_accuracy(Says(), ADVERSARIAL, LABELS, y),
+        lambda: shares(answers, y),
+    ):
+        with pytest.raises(ValueError, match=r"6 images need as many labels: class numbers, int64"):
+            judged()

@@ -10,6 +10,7 @@ Only for counting: training data, and the `paper` profile, come from `helpers.at
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from helpers.data import check_images
 from helpers.measure.accelerate import quickest
 from helpers.measure.autoattack import autoattack
 from helpers.measure.judge import Ball, Judge
+
+# What settings must be that are numbers.
+NUMBERS = {"eps": Real, "step_size": Real, "steps": Integral, "restarts": Integral, "every": Integral}
 
 
 def broken(
@@ -50,6 +54,9 @@ def broken(
     """
     if attack not in _ATTACKS:
         raise ValueError(f"attack is one of {', '.join(_ATTACKS)}, got {attack!r}")
+    for name, value in {"eps": eps, **settings}.items():
+        if (kind := NUMBERS.get(name)) and value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} must be a {'whole ' * (kind is Integral)}number, got {value!r}")
     if not eps > 0 or norm not in ("linf", "l2"):
         raise ValueError(f"eps must be positive and norm linf or l2, got {eps} and {norm}")
     if norm == "linf":

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,19 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
     y: labels (≥ N,); they may be longer than `x`, as attacks that are run on fewer images use the first ones.
     """
-    return predict(model, x) == as_labels(y, x)[: len(x)]
+    return predict(model, x) == _labels(y, x)
+
+
+def _labels(y: Any, x: Tensor) -> Tensor:
+    """The labels of the images `x` (N,...), int64 (N,): a tensor, an array or a list of at least as many.
+
+    ValueError for anything else: two tensors of different shapes may well compare, to nonsense.
+    """
+    labels = as_labels(y, x)
+    if labels.dtype != torch.int64 or labels.ndim != 1 or len(labels) < len(x):
+        given = f"{labels.dtype} {tuple(labels.shape)}"
+        raise ValueError(f"{len(x)} images need as many labels: class numbers, int64 (N,), got {given}")
+    return labels[: len(x)]
 
 
 def right_within(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, radius: float) -> Tensor:
@@ -150,7 +163,7 @@ def targeted_accuracy(model: nn.Module, x: Tensor, y: Tensor, targets: Tensor) -
     ValueError if nothing is left.
     """
     correct = right(model, x, y)
-    free = correct & (y[: len(x)] == targets[: len(x)])
+    free = correct & (_labels(y, x) == _labels(targets, x))
     if free.all():
         raise ValueError(
             "every image belongs to its target class and is classified so: nothing is left to count"
@@ -174,10 +187,11 @@ def accuracy_without(model: nn.Module, x: Tensor, y: Tensor, targets: Tensor) ->
     of the target class are classified correctly; here they are left out, right or wrong.
     ValueError if nothing is left.
     """
-    others = y[: len(x)] != targets[: len(x)]
+    y = _labels(y, x)
+    others = y != _labels(targets, x)
     if not others.any():
         raise ValueError("every image belongs to its target class: nothing is left to count")
-    return accuracy(model, x[others], y[: len(x)][others])
+    return accuracy(model, x[others], y[others])
 
 
 def fooling_rate(model: nn.Module, natural: Tensor, adversarial: Tensor) -> Rate:
@@ -199,7 +213,10 @@ def withstood(model: nn.Module, sets: Mapping[str, Tensor], y: Tensor, draws: in
     draws: passes that vote on an image, for a stochastic model.
     """
     n = min(len(images) for images in sets.values())
-    return {name: vote(passes(model, images[:n], draws)) == y[:n] for name, images in sets.items()}
+    return {
+        name: vote(passes(model, images[:n], draws)) == _labels(y, images[:n])
+        for name, images in sets.items()
+    }
 
 
 def survivors(answers: Mapping[str, Tensor]) -> Tensor:
@@ -262,7 +279,7 @@ def vote(answers: Tensor) -> Tensor:
 
 def shares(answers: Tensor, y: Tensor) -> Tensor:
     """Share of the passes (draws, N) that give each image its label, float64 (N,) in [0,1]; for `gain`."""
-    return (answers == as_labels(y, answers)[: answers.shape[1]]).double().mean(0)
+    return (answers == _labels(y, answers[0])).double().mean(0)
 
 
 def mean_accuracy(answers: Tensor, y: Tensor) -> Score:
@@ -282,12 +299,12 @@ def mean_accuracy(answers: Tensor, y: Tensor) -> Score:
 
 def worst_accuracy(answers: Tensor, y: Tensor) -> Rate:
     """Share of the images that each of the passes (draws, N) gets right: an attacker may try again."""
-    return Rate.of((answers == as_labels(y, answers)[: answers.shape[1]]).all(0))
+    return Rate.of((answers == _labels(y, answers[0])).all(0))
 
 
 def vote_accuracy(answers: Tensor, y: Tensor) -> Rate:
     """Share of the images that most of the passes (draws, N) get right; see `vote`."""
-    return Rate.of(vote(answers) == as_labels(y, answers)[: answers.shape[1]])
+    return Rate.of(vote(answers) == _labels(y, answers[0]))
 
 
 # Differences on the same images ------------------------------------------------------------------
