@@ -114,6 +114,103 @@ def test_numbers_of_images_are_the_papers(paper, dataset, counts):
     assert (spec.train, spec.test) == counts
 
 
+def attack_settings(paper, dataset, name):
+    """The attack's name, and its complete settings in the truth."""
+    made = Recipes(paper, dataset, profiles.TRUTH, 0).attack(name, None).made
+    return made["attack"], made["settings"]
+
+
+# ADD, Appendix C.1: {data set: numbers}, of C.1.1 PGD, .2 C&W, .3 DDN, .4 local search, .5 boundary attack.
+ADD_C1 = {
+    "mnist": {"eps": 0.15, "cw": 300, "ddn": 100, "changed": 300, "ba": 5000},
+    "fashion_mnist": {"eps": 0.15, "cw": 200, "ddn": 100, "changed": 300, "ba": 5000},
+    "cifar10": {"eps": 0.03, "cw": 50, "ddn": 100, "changed": 15, "ba": 2000},
+    "svhn": {"eps": 0.025, "cw": 200, "ddn": 200, "changed": 300, "ba": 5000},
+}
+
+
+@pytest.mark.parametrize("dataset", ADD_C1)
+def test_adds_attacks_are_those_of_its_appendix_c1(dataset):
+    """What C.1 leaves open is advertorch's default: C&W's confidence and constant, local search's rounds."""
+    printed = ADD_C1[dataset]
+    cw = {"search_steps": 9, "steps": printed["cw"], "confidence": 0, "initial_const": 0.001}
+    lsa = {"p": 10, "r": 1.5, "changed": printed["changed"], "rounds": 10, "candidates": 128, "reach": 5}
+    wanted = {
+        "pgd": ("pgd", {"eps": printed["eps"], "steps": 40}),
+        "cw": ("cw", cw),
+        "ddn": ("ddn", {"steps": printed["ddn"], "gamma": 0.05}),
+        "lsa": ("lsa", lsa),
+        "ba": ("ba", {"steps": printed["ba"]}),
+    }
+    for name in ("pgd", "cw", "ddn"):
+        wanted[f"{name}_targeted"] = wanted[name]
+    if dataset == "mnist":  # C.1.6, C.1.7
+        wanted |= dict.fromkeys(("sta", "sta_targeted"), ("sta", {"steps": 5000, "search_steps": 20}))
+        wanted["fwa"] = ("fwa", {"eps": 0.15, "steps": 300})
+    for name, (attack, settings) in wanted.items():
+        found, complete = attack_settings("add", dataset, name)
+        assert found == attack and settings.items() <= complete.items(), name
+
+
+@pytest.mark.parametrize(
+    "paper, dataset, attacks, settings",
+    [
+        # ARN, Section 4.1 and the caption of Table 1; its released code's C&W and STA
+        ("arn", "mnist", ["pgd", "pgd_targeted", "aa", "fwa"], {"eps": 0.3}),
+        ("arn", "mnist", ["pgd_big", "aa_big", "fwa_big"], {"eps": 0.4}),
+        ("arn", "cifar10", ["pgd", "pgd_targeted", "aa", "fwa"], {"eps": 8 / 255}),
+        ("arn", "cifar10", ["pgd_big", "aa_big", "fwa_big"], {"eps": 0.05}),
+        ("arn", "mnist", ["cw"], {"steps": 500, "search_steps": 4, "confidence": 1, "initial_const": 1}),
+        ("arn", "mnist", ["sta", "sta_targeted"], {"steps": 5000, "search_steps": 20}),
+        # JATP, Sections 4.1 and 4.2
+        ("jatp", "cifar10", ["pgd_seen"], {"eps": 8 / 255, "steps": 40, "step_size": 0.007}),
+        ("jatp", "cifar10", ["pgd"], {"eps": 8 / 255, "steps": 40, "step_size": 0.01}),
+        ("jatp", "cifar10", ["dlr"], {"eps": 8 / 255, "steps": 40, "step_size": 0.007}),
+        ("jatp", "cifar10", ["fwa"], {"eps": 8 / 255, "steps": 20, "step_size": 0.01}),
+        # DIR, Sections 4.1 and 4.2
+        ("dir", "cifar10", ["pgd", "mi", "vni"], {"eps": 8 / 255, "steps": 20, "step_size": 2 / 255}),
+        ("dir", "cifar10", ["mask_adaptive", "pgd_40"], {"steps": 40, "step_size": 2 / 255}),
+        ("dir", "cifar10", ["restored"], {"steps": 20}),
+        # what a stochastic defense must face, besides
+        ("dir", "cifar10", ["aa_rand"], {"version": "rand"}),
+        ("dir", "cifar10", ["apgd_ce_eot"], {"restarts": 5}),
+    ],
+)
+def test_attacks_of_the_other_papers_are_as_printed(paper, dataset, attacks, settings):
+    for name in attacks:
+        assert settings.items() <= attack_settings(paper, dataset, name)[1].items(), name
+
+
+def test_eq_14s_weight_is_that_of_the_code_that_add_names():
+    """phattacks has λ = 0.02 and takes no gradient of it: with it, and as that code steps."""
+    for dataset in ("mnist", "lisa"):
+        assert attack_settings("add", dataset, "mask1_eq14")[1]["regularisation"] == 0.02
+        assert attack_settings("add", dataset, "mask1")[1]["regularisation"] == 0
+
+
+@pytest.mark.parametrize("paper", ["add", "arn"])
+def test_an_attacker_drives_the_code_to_another_class(paper):
+    for spec in profiles.load(paper, profiles.TRUTH).values():
+        assert "aa" not in spec.attacks or spec.attacks["code"].attack == "code_pgd"
+
+
+@pytest.mark.parametrize("profile", ["standard", "paper"])
+def test_the_larger_profiles_draw_and_attack_all_that_the_papers_show(profile):
+    add, arn, jatp = (profiles.load(paper, profile) for paper in ("add", "arn", "jatp"))
+    eight = {"pgd", "pgd_targeted", "cw", "cw_targeted", "ba", "lsa", "ddn", "ddn_targeted"}
+    grids = add["mnist"].grids
+    assert set(grids["figure 8"]) == set(grids["table 1, attacks"]) == eight
+    assert set(grids["table 1, data sets"]) == {"fashion_mnist", "cifar10", "svhn"}  # Figures 9 to 11
+    assert grids["figure 7b"] == ["cifar10"]
+    assert set(arn["mnist"].grids["figure 3"]) >= {"pgd", "cw", "ddn", "aa", "jsma_targeted", "sta", "fwa"}
+    for spec in jatp.values():
+        assert set(spec.grids["svhn, attacks"]) == {"pgd", "dlr", "aa", "fwa", "ti_bim"}
+        # AutoAttack before the targets of Table 2
+        assert spec.attacks["adaptive"].attack == "aa"
+        assert {"none", "jatp", "jatp_prime"} <= {row_of(e)[0] for e in spec.grids["table 2, adaptive"]}
+        assert set(spec.grids["table 2 targets"]) == {"standard", "mma", "mart"}
+
+
 @pytest.mark.parametrize("paper", ["jatp", "dir"])
 @pytest.mark.parametrize("dataset", ["cifar10", "svhn"])
 def test_every_denoiser_crops_and_mirrors(paper, dataset):
