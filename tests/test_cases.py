@@ -337,6 +337,10 @@ def test_two_classes_one_image_and_half_precision_stay_clear():
     for answer, given in ((lambda z: (model(z), z), "tuple"), (lambda z: {"logits": model(z)}, "dict")):
         with pytest.raises(ValueError, match=f"it gave {given}"):
             ATTACKS["pgd"](answer, x, y, eps=0.5)
+        with pytest.raises(ValueError, match=f"logits .*it gave {given}"):
+            rates.accuracy(answer, x, y)
+        with pytest.raises(ValueError, match=f"logits .*it gave {given}"):
+            ladder.climb(Defended(answer, nn.Identity()), x, y, eps=0.1)
 
 
 # --- the caller's process --------------------------------------------------------------------------
@@ -425,6 +429,8 @@ def test_nan_is_no_answer(lenet, digits):
     assert unanswered == 20
     with pytest.warns(UserWarning, match="20 of 20 predictions are NaN, which counts as wrong"):
         assert rates.error_rate(defended, x_adv, y).count == 20
+    with pytest.warns(UserWarning, match="counts as wrong"):
+        assert rates.fooling_rate(defended, x_adv, x_adv).count == 20  # as it was before, and yet no answer
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert rates.error_rate(defended, x, y).count == 0

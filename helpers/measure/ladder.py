@@ -73,11 +73,11 @@ def climb(
     """
     pgd = apgd = {"eps": eps, "steps": steps, "seed": seed}
     y = as_labels(y, x)
+    rungs = [_judge(defended, y, "none", "natural", lambda: x, seed)]  # and says so if it is no classifier
     stochastic = is_stochastic(defended, x)
     with seeded(seed):
         classes = num_classes(defended, x)
     white = threats.white_box(defended)
-    rungs = [_judge(defended, y, "none", "natural", lambda: x, seed)]
 
     def rung(threat: str, attack: str, victim: nn.Module, judge: nn.Module = defended, **settings) -> None:
         with suppress(NoGradient):

@@ -200,7 +200,8 @@ def fooling_rate(model: nn.Module, natural: Tensor, adversarial: Tensor) -> Rate
     natural, adversarial: (≥ N,C,H,W), (N,C,H,W), row by row the same images.
     JATP does not define it; this is the definition of Moosavi-Dezfooli et al. (2017), used by NRP.
     """
-    return Rate.of(predict(model, adversarial) != predict(model, natural[: len(adversarial)]))
+    after, before = predict(model, adversarial), predict(model, natural[: len(adversarial)])
+    return Rate.of((after != before) | (after < 0))  # NaN is no answer, and cannot be the same one
 
 
 # Several attackers -------------------------------------------------------------------------------
@@ -268,7 +269,13 @@ def passes(model: nn.Module, x: Tensor, draws: int, seed: int = SEED, batch_size
 
 
 def labels_of(logits: Tensor) -> Tensor:
-    """The label of each image, (N,K) -> (N,) int64; −1, which no label is, where a logit is NaN."""
+    """The label of each image, (N,K) -> (N,) int64; −1, which no label is, where a logit is NaN.
+
+    ValueError for what are no logits, such as a tuple with them in it.
+    """
+    if not torch.is_tensor(logits) or logits.ndim != 2:
+        given = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+        raise ValueError(f"the model must map images to logits (N, classes), it gave {given}")
     return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
