@@ -1,6 +1,7 @@
 """The fast path to a robust accuracy: the copy is the same function, and only the model itself judges."""
 
 import copy
+import math
 import warnings
 from functools import partial
 
@@ -271,6 +272,21 @@ def test_the_same_verdict_as_the_plain_path(resnet, photos):
         ).sum() <= 1  # 50 images: one is two points
 
 
+@pytest.mark.parametrize("attack", ["cw", "ddn"])
+def test_attacks_of_minimal_norm_break_what_they_break_within_the_radius(lenet, digits, attack):
+    x, y = digits
+    steps = {"cw": {"steps": 30, "search_steps": 2, "learning_rate": 0.1}, "ddn": {"steps": 20}}[attack]
+    images = ATTACKS[attack](lenet, x, y, **steps)
+    wrong = lenet(images).argmax(1) != y
+    length = (images - x).flatten(1).norm(dim=1)
+    radius = length[wrong].median().item()
+    for limit, expected in {math.inf: wrong, radius + 1e-4: wrong & (length <= radius + 1e-4)}.items():
+        found = broken(lenet, x, y, attack, eps=limit, norm="l2", fast=lenet, **steps)
+        # An image that is pulled back into the ball may still be wrong.
+        assert found[expected].all() and (limit != math.inf or torch.equal(found, expected))
+    assert wrong.sum() > 0 and length[wrong].min() < radius
+
+
 def test_without_any_ingredient_it_is_plain_pgd(lenet, digits):
     model, x, y = copy.deepcopy(lenet).double(), digits[0][:60].double(), digits[1][:60]
     x, y = (t[model(x).argmax(1) == y] for t in (x, y))  # the random start goes by an image's place
@@ -402,7 +418,7 @@ GOOD, LABELS = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 4])
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"attack": "cw", "eps": 0.1}, "attack is one of pgd, aa, got 'cw'"),
+        ({"attack": "pdg", "eps": 0.1}, "attack is one of .*pgd.*, got 'pdg'"),
         ({"eps": -0.1}, "eps must be positive.*got -0.1"),
         ({"eps": float("nan")}, "eps must be positive.*got nan"),
         ({"eps": 8}, "did you mean 8/255"),

@@ -18,7 +18,8 @@ recipes = Recipes("arn", "mnist", "quick", 0)
 arn = recipes.defense("arn", seen="pp")
 pgd = recipes.attack("pgd", recipes.target())
 at = recipes.defense("at_own", attack_settings={"eps": 0.3})
-found = [arn.key, code_of(arn.made), pgd.key, code_of(pgd.made), at.key]
+mean = recipes.attack("pgd", recipes.target().under("eot", samples=5))
+found = [arn.key, code_of(arn.made), pgd.key, code_of(pgd.made), at.key, code_of(mean.made)]
 print(json.dumps([*found, "torch" in sys.modules]))
 """
 
@@ -36,7 +37,7 @@ def tree(tmp_path):
 
 
 def look(tree):
-    """Key and code of an ARN, then of a PGD, and the key of an AT, as the source in `tree` has them."""
+    """Key and code of an ARN, then of a PGD, the key of an AT, the code of a PGD under EOT: all of `tree`."""
     command = [sys.executable, "-c", SCRIPT]
     answer = subprocess.run(command, cwd=tree, env={"PYTHONPATH": str(tree)}, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -78,6 +79,15 @@ def test_a_changed_network_changes_the_fingerprint(tree):
     assert [name for name in before[1] if before[1][name] != after[1][name]] == [
         "helpers.defenses.arn.Encoder"
     ]
+
+
+def test_a_changed_threat_changes_the_fingerprint_of_what_is_made_under_it(tree):
+    before = look(tree)
+    edit(tree, "threats.py", "logsumexp(0) - math.log", "logsumexp(0) + math.log")
+    after = look(tree)
+    assert before[1:5] == after[1:5]
+    changed = [name for name in before[5] if before[5][name] != after[5][name]]
+    assert changed == ["helpers.threats._Expectation"]
 
 
 def test_a_comment_and_a_docstring_change_nothing(tree):

@@ -242,12 +242,13 @@ def code_of(made: dict[str, Any]) -> dict[str, str]:
 
 
 def _definitions(made):
-    """Definitions of all methods, attacks and networks that are named in what something is made from."""
+    """Definitions of all methods, attacks, networks and threats that something is made from."""
     finders = {
         "method": source.method,
         "attack": source.attack,
         "network": source.network,
         "ready_made": lambda name: source.ready_made()[name][1],
+        "threat": lambda name: source.find("helpers.threats", name),
     }
     found, open_ends = {}, [made]
     while open_ends:

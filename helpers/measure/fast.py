@@ -7,15 +7,18 @@ disposes: an image counts as broken only if the untouched model, in fp32, is wro
 Only for counting: training data, and the `paper` profile, come from `helpers.attacks`.
 """
 
+import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
 
-from helpers.attacks import attackable, check_model
+from helpers.attacks import ATTACKS, attackable, check_model
 from helpers.attacks.contract import as_labels, as_module, gradients_on, heeded, watched
 from helpers.attacks.pgd import LOSSES, ascend, in_format_of, in_range
 from helpers.data import check_images
@@ -45,21 +48,23 @@ def broken(
 
     Images that `model` misclassifies unattacked are broken from the start; with `targeted`, an
     image is broken if it is given the label `y`.
-    attack: "pgd" with the settings of `helpers.attacks.pgd`, and `restarts`, `every` and `drop`; or "aa".
-    eps: radius > 0 of the ball, in units of the [0,1] image.
+    attack: "pgd" with the settings of `helpers.attacks.pgd`, and `restarts`, `every` and `drop`; "aa"; or any
+        other of `helpers.attacks` with its settings, such as "cw" and "ddn".
+    eps: radius > 0 of the ball, in units of the [0,1] image.  An attack without a budget of its own breaks
+        what it breaks within that radius; `math.inf` allows any.
     norm: "linf" or "l2".
     fast: the model that is attacked in place of `model`; by default `accelerate.quickest(model, x, y)`.
     batch_size: images attacked at a time; by default 100 on a CPU, whose cache holds no more, 1000 on a GPU.
     ValueError for a stochastic model, and for what the attack cannot work with.
     """
-    if attack not in _ATTACKS:
-        raise ValueError(f"attack is one of {', '.join(_ATTACKS)}, got {attack!r}")
+    if attack not in ATTACKS:
+        raise ValueError(f"attack is one of {', '.join(ATTACKS)}, got {attack!r}")
     for name, value in {"eps": eps, **settings}.items():
         if (kind := NUMBERS.get(name)) and value is not None and not isinstance(value, kind):
             raise ValueError(f"{name} must be a {'whole ' * (kind is Integral)}number, got {value!r}")
     if not eps > 0 or norm not in ("linf", "l2"):
         raise ValueError(f"eps must be positive and norm linf or l2, got {eps} and {norm}")
-    if norm == "linf":
+    if norm == "linf" and eps != math.inf:
         in_range(eps)
     model, y = as_module(model), as_labels(y, x)
     check_images(x, y)
@@ -81,7 +86,8 @@ def broken(
             watched(model, "fast.broken"),
             nullcontext() if inside else fast.register_forward_pre_hook(_heed),
         ):
-            _ATTACKS[attack](judge, fast, seed=seed, **settings)
+            run = _OWN.get(attack) or partial(_registered, attack)
+            run(judge, fast, seed=seed, **settings)
     return judge.broken
 
 
@@ -167,4 +173,14 @@ class _Objective:
         return self.sign * self.loss(logits, self.y)
 
 
-_ATTACKS: dict[str, Callable] = {"pgd": _pgd, "aa": autoattack}
+def _registered(name: str, judge: Judge, fast: nn.Module, *, seed: int, **settings) -> None:
+    """Any attack of `helpers.attacks`, as it is, on the images that stand."""
+    attack = ATTACKS[name]
+    known = {"eps": judge.ball.eps, "norm": judge.ball.norm, "seed": seed}
+    settings |= {key: known[key] for key in known if key in inspect.signature(attack).parameters}
+    for rows in (~judge.broken).nonzero().squeeze(1).split(judge.batch_size):
+        images = attack(fast, judge.x[rows], judge.y[rows], targeted=judge.targeted, **settings)
+        judge.show(rows, images)
+
+
+_OWN: dict[str, Callable] = {"pgd": _pgd, "aa": autoattack}

@@ -52,7 +52,8 @@ def value(text: str, parameter: Parameter, name: str) -> Any:
     else:
         read = _value(text)
     if wanted is not None and type(read) is not wanted:
-        raise ValueError(f"{name}={text}: a value of type {parameter.type}, such as {parameter.default!r}")
+        such = "" if parameter.default is None else f", such as {parameter.default!r}"
+        raise ValueError(f"{name}={text}: a value of type {parameter.type}{such}")
     if name == "profile" and read not in PROFILES:
         raise ValueError(f"profile={text}: choose one of {', '.join(PROFILES)}")
     return read
