@@ -116,6 +116,11 @@ DEFENSES = {
     "me_net_a": "ME-Net + AT",
     "fast": "Fast AT",
     "unlabeled": "AT + unlabeled",
+    # DIR, Section 4.3 and Table 5
+    **{f"hidden_{share}": f"DIR, {share} % hidden" for share in (30, 50, 70)},
+    "pretraining": "DIR, pre-trained",
+    "no_pretraining": "DIR, no pre-training",
+    **{deep: "DIR, {} + {} blocks".format(*deep.split("_")) for deep in "4_1 4_2 6_1 6_2 8_2 12_4".split()},
 }
 
 
