@@ -251,6 +251,8 @@ def test_a_notebook_shows_its_figures_so():
         ("add_ap_re", "ADD-AP-re"),
         ("jatp_prime", "JATP′"),
         ("doa_2", "DOA 2"),
+        ("hidden_30", "DIR, 30 % hidden"),
+        ("12_4", "DIR, 12 + 4 blocks"),
         ("ddn@1.5", "DDN, ℓ2 ≤ 1.5"),
         ("pgd_targeted-eps0.3-ite40-from-ape_gan", "PGD-T, ε = 0.3, 40 steps, made for APE-GAN"),
         ("home@1.5", "home@1.5"),

@@ -120,7 +120,7 @@ DEFENSES = {
     **{f"hidden_{share}": f"DIR, {share} % hidden" for share in (30, 50, 70)},
     "pretraining": "DIR, pre-trained",
     "no_pretraining": "DIR, no pre-training",
-    **{deep: "DIR, {} + {} blocks".format(*deep.split("_")) for deep in "4_1 4_2 6_1 6_2 8_2 12_4".split()},
+    **{f"{e}_{d}": f"DIR, {e} + {d} blocks" for e, d in ((4, 1), (4, 2), (6, 1), (6, 2), (8, 2), (12, 4))},
 }
 
 
