@@ -238,6 +238,7 @@ def test_a_model_that_works_in_place_gets_the_right_number(attack, settings, fas
     assert torch.equal(x, before)
 
 
+@pytest.mark.filterwarnings("ignore:the accelerated model disagrees")
 def test_nan_is_no_answer():
     """Of the largest of NaNs argmax says 0, and here that is the label of each image."""
 
