@@ -20,7 +20,7 @@ DETECTION = {"roc_auc", "precision", "recall"}  # ... and those of a detector: n
 NATURAL, FAILS, YARDSTICK = "works on natural images", "does not work on natural images", "the yardstick"
 
 _READS = f"{KEPT:g} % of the images that the bare target reads rightly"
-_PRINTED = f"the gain that the paper prints ({CLAIM:g} points where it prints none)"
+_PRINTED = f"the gain that is looked for ({CLAIM:g} points, or what the paper prints where the table goes by it)"
 
 # Each meaning for itself: below a table stand those of its own words.
 LEGEND = {

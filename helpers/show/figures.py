@@ -30,7 +30,7 @@ Number = float | Rate | Score
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 # A figure is shown at this many dots per inch, in this many colours: half of a notebook's bytes are figures.
-DPI, SHADES = 80, 128
+DPI, SHADES = 80, 80
 # Colours that it keeps, however few of its points have them: of small words, and of their edges on white.
 KEPT = ("#000000", "#ffffff", RIGHT, WRONG, "#66aa79", "#e07a82", "#b3d4bc", "#f0bcc0")
 
