@@ -20,7 +20,8 @@ DETECTION = {"roc_auc", "precision", "recall"}  # ... and those of a detector: n
 NATURAL, FAILS, YARDSTICK = "works on natural images", "does not work on natural images", "the yardstick"
 
 _READS = f"{KEPT:g} % of the images that the bare target reads rightly"
-_PRINTED = f"the gain that is looked for ({CLAIM:g} points, or what the paper prints where the table goes by it)"
+_LOOKED_FOR = f"{CLAIM:g} points, or what the paper prints where the table goes by it"
+_PRINTED = f"the gain that is looked for ({_LOOKED_FOR})"
 
 # Each meaning for itself: below a table stand those of its own words.
 LEGEND = {
