@@ -55,6 +55,19 @@ class Linear(nn.Module):
         return self.layer(x.flatten(1))
 
 
+class InPlace(nn.Module):
+    """Normalises its input in place, as many people's forward does, and answers as `model`."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        x -= 0.5
+        x /= 0.25
+        return self.model(x * 0.25 + 0.5)
+
+
 def error(model, x, y):
     """Share of the images that `model` does not give their label."""
     with torch.no_grad():

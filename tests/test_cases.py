@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import Linear, error
+from conftest import InPlace, Linear, error
 from test_attacks import BALLS, QUICK, attack, run
 from torch import nn
 
@@ -138,19 +138,6 @@ def test_bpda_and_black_boxes_attack_a_model_that_leaves_torch():
     x_adv = ATTACKS["pgd"](threats.bpda(Defended(model, Doubles())), x, y, eps=0.3)
     assert error(model, x_adv, y) == 1 and torch.equal(x, before)
     assert ATTACKS["square"](Defended(model, Rounded()), x, y, eps=0.3, queries=20).shape == x.shape
-
-
-class InPlace(nn.Module):
-    """Normalises in place, as many people's forward does."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        x -= 0.5
-        x /= 0.25
-        return self.model(x * 0.25 + 0.5)
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import Linear
+from conftest import InPlace, Linear
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -209,19 +209,6 @@ def test_exactly_the_images_within_reach_are_broken(attack, settings, short_aa):
     model.layer.weight.data.mul_(20), model.layer.bias.data.mul_(20)
     eps = halfway(reach)
     assert torch.equal(broken(model, x, y, attack, eps=eps, batch_size=4, **settings), reach < eps)
-
-
-class InPlace(nn.Module):
-    """Normalises its input in place, and answers as `model` does."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        x -= 0.5
-        x /= 0.25
-        return self.model(x * 0.25 + 0.5)
 
 
 @pytest.mark.parametrize("fast", [None, accelerate])
