@@ -3,12 +3,11 @@
     python tests/notebooks.py [--cores 2] [--only "22 23"] [--all]
 
 All start from an empty folder of artifacts, which they share.  What they ask for is compared with
-`helpers/run/needs.json`.  With `--all` the exercises' solutions are run behind each notebook, and some
-notebooks on a second data set, where there are no outputs to compare with.
+`helpers/run/needs.json`.  With `--all` each exercise is done, too: its check must refuse the stub and accept
+the solution; and some notebooks run on a second data set, where there are no outputs to compare with.
 """
 
 import copy
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import nbformat
 
 from helpers import ROOT
-from helpers.run import options, plan, pool, reproduce
+from helpers.run import exercises, options, plan, pool, reproduce
 
 NOTEBOOKS = ROOT / "notebooks"
 COMPARED = "nbval-check-output"
@@ -27,7 +26,7 @@ ON_CIFAR10 = ["21_arn_motivation", "23_arn_pixel_attacks"]
 def main():
     pool.interruptible()
     parser = options.parser("Run each notebook from nothing and compare its marked cells.")
-    parser.add_argument("--all", action="store_true", help="solutions and second data sets, too")
+    parser.add_argument("--all", action="store_true", help="exercises and second data sets, too")
     args = parser.parse_args()
     folder = ROOT / "reports" / "tested"
     files = write(folder, args.only, args.all)
@@ -47,7 +46,7 @@ def main():
 def write(folder: Path, only: list[str] = (), everything: bool = False) -> list[Path]:
     """Fill `folder` with the notebooks to run; -> them.
 
-    everything: with their solutions at the end, and some a second time for another data set.
+    everything: with their exercises done, and some a second time for another data set.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -56,8 +55,9 @@ def write(folder: Path, only: list[str] = (), everything: bool = False) -> list[
         if everything and run.name in ON_CIFAR10:
             nbformat.write(on(notebook, "cifar10"), folder / f"{run.name}.cifar10.ipynb")
         if everything:
-            code = blocks(solution(run.notebook).read_text(encoding="utf-8"))
-            notebook.cells += [nbformat.v4.new_code_cell(block) for block in code]
+            notebook = with_solutions(
+                notebook, exercises.solution_of(run.notebook).read_text(encoding="utf-8")
+            )
         nbformat.write(notebook, folder / run.notebook.name)
     return sorted(folder.glob("*.ipynb"))
 
@@ -83,14 +83,14 @@ def stale(folder: Path, names) -> list[str]:
     return [f"{name} {word}" for name in differ]
 
 
-def solution(notebook: Path) -> Path:
-    """The Markdown file with the solutions of `notebook`."""
-    return NOTEBOOKS / "solutions" / f"{notebook.stem}.md"
-
-
-def blocks(text: str) -> list[str]:
-    """The Python code of the solutions, block by block."""
-    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def with_solutions(notebook, text: str):
+    """The notebook with its exercises done; where they have no cells, with the solutions at its end."""
+    if exercises.exercises(notebook):
+        return exercises.woven(notebook, text)
+    notebook = copy.deepcopy(notebook)
+    for parts in exercises.solutions(text).values():
+        notebook.cells += [nbformat.v4.new_code_cell(block) for block in exercises.blocks(parts)]
+    return notebook
 
 
 def on(notebook, dataset: str):
