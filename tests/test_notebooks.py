@@ -250,6 +250,11 @@ def test_navigation_goes_back_on_and_to_the_index():
         navigation.title(notebook("MNo heading."))
 
 
+def test_the_index_links_every_notebook():
+    (cell,) = (c for c in read(navigation.INDEX).cells if navigation.CONTENTS in c.metadata.get("tags", []))
+    assert re.findall(r"\]\((.+?)\)", cell.source) == NAMES
+
+
 if __name__ == "__main__":
     for name in NAMES:
         print(f"\n## {name}")
