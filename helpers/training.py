@@ -9,7 +9,6 @@ A *method* is an `nn.Module` that holds all the networks it trains and offers
 and optionally `schedulers(optimizers, epochs) -> list` of per-epoch learning-rate schedules.
 """
 
-import os
 import time
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm.auto import tqdm
 
 from helpers import device, seeded, write_atomically
+from helpers.progress import Bar
 
 Tensors = dict[str, Tensor]  # a batch by the names of its parts; losses by theirs
 Optimizers = dict[str, Optimizer]
@@ -68,8 +67,7 @@ def fit(
     state = _State(method, optimizers, schedulers, checkpoint)
 
     with seeded(seed), torch.enable_grad():  # wherever it is called from
-        silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
-        progress = tqdm(range(len(state.history), epochs), desc="epochs", leave=False, disable=silent)
+        progress = Bar(range(len(state.history), epochs), desc="epochs")
         for epoch in progress:
             torch.manual_seed(1_000_003 * seed + epoch)
             order = torch.randperm(n).to(where)

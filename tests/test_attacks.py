@@ -13,7 +13,7 @@ import torch
 from conftest import Linear, error
 from torch import nn
 
-from helpers import source
+from helpers import progress, source
 from helpers.attacks import ATTACKS, attackable, contract, draws, random_targets
 from helpers.attacks.advertorch import library
 from helpers.attacks.pgd import dlr_loss
@@ -608,7 +608,7 @@ def test_a_network_that_flattens_by_view_can_be_attacked(name):
 
 def test_long_work_shows_its_passes_and_tests_are_silent(monkeypatch, capsys):
     model, x, y = scene()
-    monkeypatch.setattr(contract, "PATIENCE", 0)
+    monkeypatch.setattr(progress, "PATIENCE", 0)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     run("pgd", model, x, y, steps=5)
     assert re.search(r"pgd: .*passes", capsys.readouterr().err)

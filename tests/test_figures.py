@@ -1,6 +1,7 @@
 """Figures and explorers, by what they show."""
 
 import time
+from io import BytesIO
 
 import matplotlib
 
@@ -10,10 +11,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from helpers.measure.rates import Rate, Score
 from helpers.show import figures, widgets
 from helpers.show.labels import label
+from helpers.threats import Defended
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +40,22 @@ def test_image_grid_asks_a_classifier_and_writes_class_names():
     images, labels = torch.rand(2, 1, 8, 8), torch.tensor([1, 0])
     figure = figures.image_grid({"natural": images}, labels=labels, target=Second(), classes=["cat", "dog"])
     assert [axis.get_xlabel() for axis in figure.axes] == ["dog ✓", "dog ✗"]
+
+
+def test_restored_images_stand_below_the_attacked_ones_with_the_pipelines_answers():
+    class Inverted(torch.nn.Module):
+        def forward(self, images):
+            return 1 - images
+
+    class Bright(torch.nn.Module):
+        def forward(self, images):
+            return torch.stack([0 * images.mean((1, 2, 3)) + 0.5, images.mean((1, 2, 3))], 1)
+
+    pipeline, dark = Defended(Bright(), Inverted()), torch.full((2, 1, 4, 4), 0.1)
+    figure = figures.restored_grid(pipeline, dark, dark + 0.1, torch.zeros(5, dtype=torch.int64))
+    assert figure.axes[4].images[0].get_array()[0, 0] == pytest.approx(0.8)  # third row, first column
+    captions = [axis.get_xlabel() for axis in figure.axes]
+    assert captions == ["0 ✓"] * 4 + ["1 ✗"] * 2
 
 
 def test_image_grid_shows_colour_images_as_they_are():
@@ -289,25 +308,35 @@ def test_histories_draw_one_panel_a_loss():
     assert [axis.lines[0].get_ydata().tolist() for axis in figure.axes] == [[2.0, 1.0], [1.0, 3.0]]
 
 
-def test_moving_the_slider_turns_the_page():
-    def page(value):
-        figure, axis = plt.subplots()
-        axis.set_title(str(value))
-        return figure
-
-    box = widgets.flip_through({value: page(value) for value in (0.1, 0.2)}, "ε")
-    slider, picture = box.children
-    first = picture.value
-    slider.value = 0.2
-    assert picture.value != first and bytes(picture.value).startswith(b"\x89PNG")
-    slider.value = 0.1
-    assert picture.value == first
-    assert not plt.get_fignums(), "rendered figures must be closed, or the notebook shows them twice"
+def blank(**choice):
+    return figures.strip(list(torch.rand(2, 1, 8, 8)), [" ".join(map(str, choice.values())), ""])
 
 
-def test_an_explorer_without_pages_is_an_error():
-    with pytest.raises(ValueError, match="at least one"):
-        widgets.flip_through({}, "ε")
+@pytest.mark.parametrize("choices", [{}, {"image": []}])
+def test_an_explorer_without_choices_is_an_error(choices):
+    with pytest.raises(ValueError, match="at least one choice"):
+        widgets.explorer(blank, **choices)
+
+
+def test_an_explorers_controls_keep_their_keys():
+    box = widgets.explorer(blank, eps=[0.1, 0.2, 0.3, 0.4, 0.5], image=[0, 1], attack=["a", "b"])
+    kinds = [type(control).__name__ for control in box.children[0].children]
+    assert kinds == ["SelectionSlider", "ToggleButtons", "ToggleButtons"]
+
+
+def test_an_explorers_picture_keeps_its_size():
+    (_, picture) = widgets.explorer(blank, image=[0, 1]).children
+    assert (picture.layout.width, picture.layout.max_width) == ("auto", "100%")
+    assert picture.layout.height == f"{Image.open(BytesIO(picture.value)).height}px"
+
+
+def test_where_nothing_runs_an_explorer_is_its_first_page_and_says_so():
+    box = widgets.explorer(blank, image=[0, 1])
+    shown, kept = box._repr_mimebundle_()
+    static, live = (Image.open(BytesIO(data)) for data in (shown["image/png"], box.children[1].value))
+    assert "application/vnd.jupyter.widget-view+json" in shown and "First page" in shown["text/plain"]
+    assert static.height > live.height  # the caption
+    assert kept["image/png"]["alt"].startswith("First page")
 
 
 def test_the_explorer_shows_the_page_of_the_choice_at_once():

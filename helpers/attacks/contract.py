@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import random
 import re
 import sys
@@ -17,19 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from helpers import seeded, source
 from helpers.data import check_images
+from helpers.progress import Bar
 
 # Every attack's checked function under its name; its `function` is the raw one, `revision` that of `attack`.
 ATTACKS: dict[str, Callable] = {}
 
 # By how much a library may leave [0,1] before it counts as an error.
 ROUNDING = 1e-5
-
-# Seconds before an attack shows that it is at work.
-PATIENCE = 5
 
 # What a setting with such a default may be.
 NUMBERS = {int: Integral, float: Real}
@@ -298,8 +294,7 @@ def watched(model: nn.Module, name: str) -> Iterator[None]:
     """
     watch = _Watch()
     token = _WATCH.set(watch)
-    silent = os.environ.get("TQDM_DISABLE") == "1"  # tqdm's own switch; its notebook bar ignores it
-    with tqdm(desc=name, unit=" passes", delay=PATIENCE, leave=False, disable=silent) as bar:
+    with Bar(desc=name, unit=" passes") as bar:
 
         def before_a_pass(module, inputs):  # which may end early
             bar.update()

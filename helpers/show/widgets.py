@@ -1,66 +1,89 @@
 """ipywidgets explorers.  They show what was computed before, so they react at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from io import BytesIO
 
 import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from helpers.show.figures import png
 
-
-def flip_through(figures: Mapping[object, Figure], description: str) -> ipywidgets.VBox:
-    """A slider over ready-made figures: {value: figure} in the slider's order.
-
-    Each figure is rendered once, to PNG, and closed; moving the slider swaps bytes.  Returns the
-    widget, whose children are the slider and the picture.  ValueError for no figures.
-    """
-    if not figures:
-        raise ValueError("flip_through needs at least one figure")
-    pages = {value: _closed(figure) for value, figure in figures.items()}
-    slider = ipywidgets.SelectionSlider(
-        options=list(pages), description=description, continuous_update=False, layout={"width": "420px"}
-    )
-    picture = ipywidgets.Image(value=pages[slider.value], format="png")
-
-    def turn(change: dict) -> None:
-        picture.value = pages[change["new"]]
-
-    slider.observe(turn, names="value")
-    return ipywidgets.VBox([slider, picture])
+FIRST = "First page of an explorer: run this cell in JupyterLab to choose others."
+FEW = 4  # so many numbers stand beside each other; more are a slider
 
 
-def explorer(page: Callable[..., Figure], **choices: Sequence) -> ipywidgets.VBox:
-    """Controls beside a picture that is drawn when a choice changes: `page(**choice) -> figure`.
+class Explorer(ipywidgets.VBox):
+    """Controls above a picture; its first page as a picture where nothing runs: saved notebooks, reports."""
 
-    choices: {name: list of values}; two booleans become a checkbox, all else a menu.  `page` must
-        only draw, from what is at hand; pages seen before are kept.
+    def _repr_mimebundle_(self, **settings) -> tuple[dict[str, object], dict[str, object]]:
+        shown = super()._repr_mimebundle_(**settings)
+        static = {"image/png": _captioned(self.first), "text/plain": FIRST}
+        return shown | static, {"image/png": {"alt": f"{FIRST} {self.alt}".strip()}}
+
+
+def explorer(page: Callable[..., Figure], **choices: Sequence) -> Explorer:
+    """Controls above a picture that is drawn when a choice changes: `page(**choice) -> figure`.
+
+    choices: {name: list of values}.  More than a few numbers are a slider, all else is a row of buttons:
+        these answer the keyboard, where a menu's arrow keys move JupyterLab's cells.
+    page: must only draw, from what is at hand; pages seen before are kept.
     Returns the widget, whose first child holds the controls in the order of `choices` and whose second is
-    the picture.
+    the picture.  Its size is its own on any page, and the same height for all choices.
+    ValueError for no choices.
     """
-    controls = {}
-    for name, values in choices.items():
-        if all(isinstance(value, bool) for value in values):
-            controls[name] = ipywidgets.Checkbox(value=values[0], description=name, indent=False)
-        else:
-            width = {"width": "220px"}
-            controls[name] = ipywidgets.Dropdown(options=values, description=name, layout=width)
-    pages, picture = {}, ipywidgets.Image(format="png")
+    if not choices or not all(choices.values()):
+        raise ValueError("an explorer needs at least one choice, and a value for each")
+    controls = {name: _control(name, values) for name, values in choices.items()}
+    picture, pages = ipywidgets.Image(format="png"), {}
 
     def draw(change: dict | None = None) -> None:
         choice = {name: control.value for name, control in controls.items()}
         key = tuple(choice.values())
         if key not in pages:
-            pages[key] = _closed(page(**choice))
-        picture.value = pages[key]
+            figure = page(**choice)
+            pages[key] = png(figure), getattr(figure, "alt", "")
+            plt.close(figure)
+        picture.value, picture.alt = pages[key]
 
     for control in controls.values():
         control.observe(draw, names="value")
     draw()
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+    width, height = Image.open(BytesIO(picture.value)).size
+    picture.layout = {
+        "width": "auto",
+        "max_width": "100%",
+        "height": f"{height}px",
+        "object_fit": "contain",
+        "object_position": "left top",
+        "align_self": "flex-start",
+    }
+    made = Explorer([ipywidgets.VBox(list(controls.values())), picture])
+    made.first, made.alt = picture.value, picture.alt
+    return made
 
 
-def _closed(figure: Figure) -> bytes:
-    picture = png(figure)
-    plt.close(figure)
-    return picture
+def _control(name, values):
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if numbers and len(values) > FEW:
+        return ipywidgets.SelectionSlider(
+            options=list(values), description=name, continuous_update=False, layout={"width": "420px"}
+        )
+    if all(isinstance(value, bool) for value in values):
+        values = [("yes" if value else "no", value) for value in values]
+    return ipywidgets.ToggleButtons(
+        options=list(values), description=name, style={"button_width": "auto"}, layout={"width": "auto"}
+    )
+
+
+def _captioned(picture: bytes) -> bytes:
+    """The PNG with `FIRST` written below it."""
+    page = Image.open(BytesIO(picture)).convert("RGB")
+    canvas = Image.new("RGB", (max(page.width, 480), page.height + 26), "white")
+    canvas.paste(page)
+    font = ImageFont.load_default(size=13)
+    ImageDraw.Draw(canvas).text((6, page.height + 5), FIRST, fill="#555555", font=font)
+    buffer = BytesIO()
+    canvas.quantize(64).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
