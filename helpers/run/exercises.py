@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # nbformat takes half a second
 
 SOLUTIONS = ROOT / "notebooks" / "solutions"
 TEXT, STUB, CHECK = "exercise", "stub", "check"
+SOLUTION = "solution"  # tag of what `woven` adds, but for its verdicts
 HEADING = re.compile(r"^### Exercise (\d+) · (.+)$", flags=re.MULTILINE)
 KIND = re.compile(r"^\*Level ([123]) of 3 · (\d+) minutes · You learn (.+)\*$", flags=re.MULTILINE)
 SECTION = re.compile(r"^\*\*(\d+)\. ", flags=re.MULTILINE)
@@ -106,7 +107,7 @@ def solution_of(notebook: Path) -> Path:
 def woven(notebook: "NotebookNode", text: str) -> "NotebookNode":
     """The notebook with each exercise's solution behind it, and both checked.
 
-    Behind the check, which must not be right yet: the solution's code, and the check again.
+    Behind the check, which must not be right yet: the solution's code, and the check again (tag `solution`).
     text: of the file of solutions; ValueError where its numbers are not those of the exercises.
     """
     import nbformat
@@ -115,11 +116,12 @@ def woven(notebook: "NotebookNode", text: str) -> "NotebookNode":
     if [each.number for each in found] != sorted(given):
         raise ValueError(f"there are {len(found)} exercises, and solutions of {sorted(given)}")
     for each in reversed(found):
-        check = notebook.cells[each.check].source
-        sources = [VERIFY.format(number=each.number, right=False), *blocks(given[each.number]), check]
-        sources += [VERIFY.format(number=each.number, right=True)]
-        behind = each.check + 1
-        notebook.cells[behind:behind] = [nbformat.v4.new_code_cell(source) for source in sources]
+        sources = [*blocks(given[each.number]), notebook.cells[each.check].source]
+        notebook.cells[each.check + 1 : each.check + 1] = [
+            nbformat.v4.new_code_cell(VERIFY.format(number=each.number, right=False)),
+            *(nbformat.v4.new_code_cell(source, metadata={"tags": [SOLUTION]}) for source in sources),
+            nbformat.v4.new_code_cell(VERIFY.format(number=each.number, right=True)),
+        ]
     return notebook
 
 
@@ -139,25 +141,35 @@ def _parts(section):
     return [part for part in parts if part.source.strip()]
 
 
-def main() -> None:
+def run(notebook: Path, output: Path) -> str | None:
+    """Run a notebook with its exercises done into `output`; -> the failure in words, if any.
+
+    ValueError if its exercises or solutions are not as they must be.
+    """
     import nbformat
 
     from helpers.run.__main__ import execute
 
+    text = solution_of(notebook).read_text(encoding="utf-8")
+    source = output.with_suffix(".source.ipynb")
+    nbformat.write(woven(nbformat.read(notebook, as_version=4), text), source)
+    try:
+        return execute(source, output, {})
+    finally:
+        source.unlink()
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.run.exercises", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", nargs="?", type=Path, help="the executed notebook")
     args = parser.parse_args()
-    folder = ROOT / "reports" / "exercises"
-    folder.mkdir(parents=True, exist_ok=True)
-    output = args.output or folder / args.notebook.name
-    source = folder / f"{args.notebook.stem}.source.ipynb"
-    text = solution_of(args.notebook).read_text(encoding="utf-8")
+    output = args.output or ROOT / "reports" / "exercises" / args.notebook.name
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        nbformat.write(woven(nbformat.read(args.notebook, as_version=4), text), source)
+        failure = run(args.notebook, output)
     except ValueError as error:
-        sys.exit(f"{args.notebook}: {error}")
-    failure = execute(source, output, {})
+        failure = str(error)
     sys.exit(f"{args.notebook}: {failure}" if failure else None)
 
 
