@@ -35,6 +35,13 @@ def test_a_grid_may_have_several_levels():
     assert frame.index.tolist() == [("TRADES", "HGD")] and frame.iloc[0, 0] == "1"
 
 
+def test_settings_of_attacks_are_complete_and_their_budgets_in_pixel_values():
+    lab = Experiment(paper="jatp", dataset="cifar10", profile="quick")
+    shown = tables.settings(lab, ["pgd", "pgd", "fwa", "ti_bim"]).data
+    assert shown.count("<tr>") == 3 and "step_size None" in shown and "eps 8/255" in shown and "FWA" in shown
+    assert all(name in shown for name in [*lab.attack_settings("pgd"), *lab.attack_settings("fwa")])
+
+
 def test_a_long_table_is_folded():
     html = tables.folded(tables.grid({("none", "pgd"): 1.0}), "all <81> rows").data
     assert html.startswith("<details><summary>all &lt;81&gt; rows</summary>") and "PGD" in html

@@ -21,7 +21,8 @@ from PIL import Image
 from scipy.spatial import KDTree
 from torch import Tensor, nn
 
-from helpers.measure.rates import Rate, Score, predict
+from helpers import seeded
+from helpers.measure.rates import Rate, Score, in_parts, predict
 from helpers.measure.verdicts import gain_verdict
 from helpers.show.labels import label as label  # a notebook says figures.label
 
@@ -150,6 +151,26 @@ def image_grid(
         for title, said in (predictions or {}).items()
     }
     return described(figure, f"Images in rows: {', '.join(title + right.get(title, '') for title in rows)}.")
+
+
+def restored_grid(
+    pipeline: nn.Module,
+    natural: Tensor,
+    attacked: Tensor,
+    labels: Tensor,
+    classes: Sequence[str] | None = None,
+) -> Figure:
+    """Natural images, attacked ones and what the denoiser of `pipeline` draws of these, in three rows.
+
+    Below them stands what the bare target says, which below the restored ones is what the pipeline says.
+
+    pipeline: target ∘ denoiser, as in `helpers.threats`; of a stochastic denoiser one draw, always the same.
+    natural, attacked: (N,C,H,W), row by row the same images.  labels, classes: as in `image_grid`.
+    """
+    with seeded(0):
+        restored = in_parts(pipeline.denoiser, attacked)
+    rows = {"natural": natural, "attacked": attacked, "restored": restored}
+    return image_grid(rows, labels=labels, target=pipeline.target, classes=classes)
 
 
 def map_grid(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[object]) -> Figure:

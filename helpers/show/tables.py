@@ -1,13 +1,14 @@
 """Tables of the notebooks: rates with intervals as cells, labels instead of keys, words explained."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
 import pandas as pd
 from IPython.display import HTML
 from torch import Tensor
 
+from helpers.lab import Experiment
 from helpers.measure.comparison import Comparison, cell
 from helpers.measure.rates import Rate, Score, gain, rate_of
 from helpers.measure.verdicts import CLAIM, LEGEND, gain_verdict, kept, verdict
@@ -52,6 +53,24 @@ def _labelled(names: list) -> pd.Index:
     if names and isinstance(names[0], tuple):
         return pd.MultiIndex.from_tuples([tuple(label(part) for part in name) for name in names])
     return pd.Index([label(name) for name in names])
+
+
+def settings(lab: Experiment, attacks: Iterable[str]) -> HTML:
+    """The complete settings of attacks of the profile, a line each; budgets and steps in 1/255.
+
+    attacks: their names, each of them shown once.
+    """
+    rows = {}
+    for attack in dict.fromkeys(attacks):
+        told = [
+            f"{name} {255 * value:.3g}/255"
+            if name in ("eps", "step_size") and value is not None
+            else f"{name} {value}"
+            for name, value in lab.attack_settings(attack).items()
+        ]
+        rows[label(attack)] = {"settings": ", ".join(told)}
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(pd.DataFrame(rows).T.to_html())
 
 
 def folded(frame: pd.DataFrame, summary: str, index: bool = True) -> HTML:
