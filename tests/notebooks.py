@@ -35,6 +35,7 @@ def main():
     try:
         failed = pool.work(jobs, args.cores, lambda job, seconds, output: None)
     except KeyboardInterrupt:
+        print("Stopped.")
         sys.exit(130)
     problems = [f"{job.name} failed" for job in failed]
     if not args.all:
@@ -68,6 +69,7 @@ def job(file: Path, run: plan.Run | None) -> pool.Job:
     environment = {
         "ARTIFACT_DIR": str(file.parent / "artifacts"),
         "NEEDS_FILE": str(file.with_suffix(".needs.jsonl")),
+        "RESULTS_DIR": str(file.parent / "results"),
         "TQDM_DISABLE": "1",
     }
     known = (run.seconds, run.needs) if run else (None, frozenset())
