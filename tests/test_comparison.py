@@ -28,6 +28,7 @@ def compared(paper="arn", profile="quick", seed=0):
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "ROOT", tmp_path)
+    monkeypatch.delenv("RESULTS_DIR", raising=False)
     return lambda table: json.loads((tmp_path / table.save()).read_text())
 
 
@@ -252,6 +253,14 @@ def test_each_seed_has_its_own_result(saved, tmp_path):
     for seed in (0, 1):
         saved(compared(seed=seed))
     assert {file.name for file in tmp_path.rglob("*.json")} == {"23_test.json", "23_test.seed1.json"}
+
+
+def test_only_the_collections_own_runs_write_into_results(saved, tmp_path, monkeypatch, capsys):
+    assert str(compared().save()) == "reports/private/quick/23_test.json"
+    assert "reports/private/quick/23_test.json, not in the collection's results/" in capsys.readouterr().out
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
+    assert str(compared(seed=1).save()) == "results/quick/23_test.seed1.json"
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("id", ["jatp/s2.3/restored/l1_distance", "arn/s4.2/lenet/arn/pgd-bpda-reduction"])

@@ -243,8 +243,9 @@ def test_a_fifth_paper_needs_no_change_of_what_is_there(tree):
     place = tree / "notebooks" / "61_toy.ipynb"
     nbformat.write(notebook, place)
 
-    python(tree, "-m", "helpers.run", str(place), "out.ipynb")
+    said = python(tree, "-m", "helpers.run", str(place), "out.ipynb")
     shown = outputs(tree / "out.ipynb")
     assert "toy_p" in shown and "100.0" in shown and "1.5" in shown and "the yardstick" in shown
-    assert (tree / "results" / "quick" / "61_toy.json").exists()
+    assert (tree / "reports" / "private" / "quick" / "61_toy.json").exists()
+    assert "reports/private/quick/61_toy.json, not in results/" in said and not (tree / "results").exists()
     assert all(file.read_bytes() == content for file, content in before.items())

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from helpers.measure import verdicts
 from helpers.measure.rates import Rate, Score, complement, gain, rate_of, survivors
 
 Number = Rate | Score
+PRIVATE = "reports/private"
 
 
 class Comparison:
@@ -177,9 +179,14 @@ class Comparison:
         return pd.DataFrame(found).fillna("–")
 
     def save(self) -> Path:
-        """Write results/<profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path."""
+        """Write <profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path.
+
+        The collection's own runs (`make reproduce`) write it into `results/`.  All else is private, in JupyterLab
+        or with other parameters: it goes to `reports/private/`, which git ignores, and says so.
+        """
         suffix = f".seed{self.lab.seed}" if self.lab.seed else ""
-        file = ROOT / "results" / self.lab.profile / f"{self.notebook}{suffix}.json"
+        folder = os.environ.get("RESULTS_DIR")  # which `helpers.run` sets
+        file = Path(folder or ROOT / PRIVATE, self.lab.profile, f"{self.notebook}{suffix}.json")
         file.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "notebook": self.notebook,
@@ -196,7 +203,10 @@ class Comparison:
             ],
         }
         write_atomically(file, lambda f: f.write_text(json.dumps(content, indent=1, ensure_ascii=False)))
-        return file.relative_to(ROOT)
+        file = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+        if not folder:
+            print(f"A run of your own: its numbers are kept in {file}, not in the collection's results/.")
+        return file
 
 
 def cell(number: Number | None, digits: int = 1) -> str:

@@ -3,13 +3,14 @@
 import ast
 import hashlib
 import json
+import re
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import ROOT
-from helpers.run.options import PROFILES
+from helpers.run import options
 
 if TYPE_CHECKING:  # nbformat takes half a second
     from nbformat import NotebookNode
@@ -28,11 +29,22 @@ class Parameter(NamedTuple):
 
 
 def parameters(notebook: Path) -> dict[str, Parameter]:
-    """{name: Parameter} of the cell with papermill's tag "parameters"; empty without one."""
-    tagged = (cell for cell in _cells(notebook) if "parameters" in cell["metadata"].get("tags", []))
-    source = "".join(next(tagged, {"source": []})["source"])
+    """{name: Parameter} of the cell with papermill's tag "parameters"; empty without one.
+
+    ValueError for a file that is no notebook, and for a cell of parameters that is not Python.
+    """
+    try:
+        cells = _cells(notebook)
+        tagged = (cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+        source = "".join(next(tagged, {"source": []})["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{notebook} is not a notebook, or a damaged one") from error
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"{notebook}: its parameters, line {error.lineno}: {error.msg}") from error
     found = {}
-    for node in ast.parse(source).body:
+    for node in body:
         if isinstance(node, ast.AnnAssign):
             line = source.splitlines()[node.end_lineno - 1].encode()
             comment = line[node.end_col_offset :].decode().strip(" #;")
@@ -41,7 +53,7 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def value(text: str, parameter: Parameter, name: str) -> Any:
-    """What `-p name text` means for a parameter of this type; ValueError with the value and the type."""
+    """What `-p name text` means for a parameter of this type; ValueError with the value and the choices."""
     wanted = TYPES.get(parameter.type.partition("[")[0])
     if wanted is str:
         read = text
@@ -54,9 +66,29 @@ def value(text: str, parameter: Parameter, name: str) -> Any:
     if wanted is not None and type(read) is not wanted:
         such = "" if parameter.default is None else f", such as {parameter.default!r}"
         raise ValueError(f"{name}={text}: a value of type {parameter.type}{such}")
-    if name == "profile" and read not in PROFILES:
-        raise ValueError(f"profile={text}: choose one of {', '.join(PROFILES)}")
+    if name == "seed" and read not in range(options.MAX_SEED + 1):
+        raise ValueError(f"seed={text}: a whole number from 0 to {options.MAX_SEED}")
+    known = _choices(name, parameter)
+    for one in read if isinstance(read, list) else [read]:
+        if known is not None and one not in known:
+            raise ValueError(f"{name}={text}: {one!r} is not known; choose one of {', '.join(known)}")
     return read
+
+
+def offered(parameter: Parameter) -> list[str]:
+    """What a comment such as "mnist (LeNet rows) | cifar10" offers; empty if it does not begin so."""
+    words = [words.split()[0] for words in parameter.comment.split("|") if words.strip()]
+    found = [re.sub(r"\W+$", "", word) for word in words]
+    return found if len(found) > 1 and found[0] == parameter.default else []
+
+
+def _choices(name, parameter):
+    """The values that a parameter of this name may have; None: any of its type."""
+    if name == "profile":
+        return options.PROFILES
+    if name == "dataset":
+        return offered(parameter) or [parameter.default, *options.datasets()]
+    return options.attacks() if name == "extra_attacks" else None
 
 
 def fingerprint(notebook: Path, values: dict) -> str:
@@ -93,11 +125,17 @@ def clean(notebook: "NotebookNode") -> "NotebookNode":
 
 
 def without_widgets(notebook: "NotebookNode") -> "NotebookNode":
-    """Replace each widget, whose state is in the kernel only, by a note; -> notebook."""
+    """Leave of each widget, whose state is in the kernel only, its picture or a note; -> notebook.
+
+    An output without anything in it, such as what is left of a bar, goes.
+    """
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if WIDGET in output.get("data", {}):
+            data = output.get("data", {})
+            if data.pop(WIDGET, None) and "image/png" not in data:
                 output.data = {"text/plain": "(interactive: run this cell to use it)"}
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {}]
     return notebook
 
 

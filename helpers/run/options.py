@@ -10,15 +10,33 @@ from typing import NoReturn
 
 from helpers import ROOT
 
-# The top level of this file are the profiles.
-PROFILES = re.findall(r"^(\w+):", (ROOT / "helpers/lab/profiles.yaml").read_text(), flags=re.MULTILINE)
+
+def _found(pattern, *files):
+    """What a pattern finds in files of the helpers, in their order."""
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    return [name for text in texts for name in re.findall(pattern, text, flags=re.MULTILINE | re.DOTALL)]
+
+
+# Read, not imported: that would load torch, which takes seconds.
+PROFILES = _found(r"^(\w+):", ROOT / "helpers/lab/profiles.yaml")  # the top level of the file
+MAX_SEED = 999_999_999  # every generator of random numbers takes it
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, in the spelling of `make`: CORES=0, not --cores."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, re.sub(r"^argument (--\w+, )?--?(\w+): ", "", message) + "\n")
+        self.exit(2, re.sub(r"^argument [^:]+: (?=\w+=)", "", message) + "\n")
+
+
+def attacks() -> list[str]:
+    """The names of all registered attacks."""
+    return _found(r"^@attack\([^)]*\)\ndef (\w+)\(", *sorted((ROOT / "helpers/attacks").glob("*.py")))
+
+
+def datasets() -> list[str]:
+    """The names of all data sets."""
+    return _found(r'^    "(\w+)": Dataset\(', ROOT / "helpers/data.py")
 
 
 def parser(description: str) -> Parser:
@@ -42,8 +60,10 @@ def profile(text: str) -> str:
 def seeds(text: str) -> list[int]:
     """Whole numbers, separated by commas or spaces."""
     found = _words(text)
-    if not found or not all(re.fullmatch(r"\d+", one) for one in found):
-        raise argparse.ArgumentTypeError(f"SEEDS={text}: whole numbers from 0 on, such as 0 or 0,1,2")
+    if not found or not all(re.fullmatch("[0-9]{1,9}", one) for one in found):
+        raise argparse.ArgumentTypeError(
+            f"SEEDS={text}: whole numbers from 0 to {MAX_SEED}, such as 0 or 0,1,2"
+        )
     return list(dict.fromkeys(map(int, found)))
 
 
@@ -52,9 +72,9 @@ def cores(text: str) -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not text:
         return min(4, available)
-    if not re.fullmatch(r"[1-9]\d*", text):
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
         raise argparse.ArgumentTypeError(
-            f"CORES={text}: how many notebooks at a time, from 1 on; this machine has {available} cores"
+            f"CORES={text}: how many notebooks at a time, from 1 to 9999; this machine has {available} cores"
         )
     return int(text)
 
@@ -71,8 +91,8 @@ def only(text: str) -> list[str]:
 
 def minutes(text: str) -> int | None:
     """After how many minutes to stop; None: when all is done."""
-    if text and not re.fullmatch(r"[3-9]|[1-9]\d+", text):
-        raise argparse.ArgumentTypeError(f"MINUTES={text}: when to stop, whole, from 3 on, such as 12")
+    if text and not re.fullmatch("[3-9]|[1-9][0-9]{1,4}", text):
+        raise argparse.ArgumentTypeError(f"MINUTES={text}: when to stop, whole, from 3 to 99999, such as 12")
     return int(text) if text else None
 
 
