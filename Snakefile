@@ -9,6 +9,7 @@ what the notebooks ask for in the profile quick.  What they ask for beyond that 
 
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,20 @@ ARTIFACTS = str(config.get("artifacts", False)).lower() == "true"
 PYTHON = shlex.quote(sys.executable)
 REPORTS = Path("reports", PROFILE)
 RUNS = plan.runs(PROFILE, SEEDS)
+CHOICE = f"--profile {PROFILE} --seeds {','.join(map(str, SEEDS))}"
+REPORT = f"{PYTHON} -m helpers.run.report {CHOICE}"
+
+
+# What the profile needs is checked once, not by each step; a GPU here only if the steps run here.
+onstart:
+    elsewhere = ["--elsewhere"] if workflow.non_local_exec else []
+    if subprocess.run([sys.executable, "-m", "helpers.run.needed", *CHOICE.split(), *elsewhere]).returncode:
+        sys.exit(2)
+
+
+# The report tells what has run and what failed, then too.
+onerror:
+    shell(REPORT)
 
 
 rule all:
@@ -33,7 +48,7 @@ rule report:
     output:
         REPORTS / "index.html",
     shell:
-        f"{PYTHON} -m helpers.run.report {PROFILE} {' '.join(map(str, SEEDS))}"
+        REPORT
 
 
 STEPS = plan.steps(RUNS) if ARTIFACTS else []

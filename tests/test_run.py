@@ -19,9 +19,13 @@ from helpers.run import __main__ as run
 from helpers.run import notebook as file
 from helpers.run import options, plan, pool, reproduce
 
-PARAMETERS = (
-    'profile: str = "quick"  # quick | paper\nseed: int = 0\neps: float = 8 / 255  # budget\nmore: list = []'
-)
+PARAMETERS = """\
+profile: str = "quick"  # quick | paper
+seed: int = 0
+dataset: str = "mnist"  # mnist (LeNet) | cifar10
+eps: float = 8 / 255  # budget
+more: list = []
+extra_attacks: list = []"""
 
 
 def write(place, *cells, parameters=PARAMETERS):
@@ -59,12 +63,22 @@ def call(monkeypatch, *arguments):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["-p", "sed", "1"], "has no parameter 'sed'; it has profile, seed, eps, more"),
+        (
+            ["-p", "sed", "1"],
+            "has no parameter 'sed'; it has profile, seed, dataset, eps, more, extra_attacks",
+        ),
         (["-p", "seed", "one"], "seed=one: a value of type int, such as 0"),
         (["-p", "seed", "1.5"], "seed=1.5: a value of type int, such as 0"),
         (["-p", "eps", "big"], "eps=big: a value of type float, such as '8 / 255'"),
         (["-p", "more", "pgd"], "more=pgd: a value of type list, such as []"),
-        (["-p", "profile", "papr"], "profile=papr: choose one of quick, "),
+        (["-p", "profile", "papr"], "profile=papr: 'papr' is not known; choose one of quick, "),
+        (["-p", "seed", "-1"], "seed=-1: a whole number from 0 to 999999999"),
+        (
+            ["-p", "dataset", "imagenet"],
+            "dataset=imagenet: 'imagenet' is not known; choose one of mnist, cifar10",
+        ),
+        (["-p", "extra_attacks", "['pgd', 'nix']"], "'nix' is not known; choose one of cw, ddn, "),
+        (["-p", "seed"], "argument -p: expected 2 arguments"),
     ],
 )
 def test_a_bad_parameter_is_one_line_before_anything_starts(
@@ -75,6 +89,37 @@ def test_a_bad_parameter_is_one_line_before_anything_starts(
     error = capsys.readouterr().err
     assert end.value.code == 2 and words in error and error.count("\n") == 1
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_what_is_known_without_loading_torch_is_all_there_is():
+    from helpers import data
+    from helpers.attacks import ATTACKS
+
+    assert sorted(options.attacks()) == sorted(ATTACKS) and options.datasets() == list(data.DATASETS)
+
+
+def test_a_command_that_cannot_run_answers_in_one_line(notebook, tmp_path):
+    """In a process of its own: nothing is loaded first that prints."""
+    (tmp_path / "text.ipynb").write_text("no notebook")
+    write(tmp_path / "bad.ipynb", parameters="seed: int = (")
+    for arguments, words in (
+        (["no.ipynb", "out.ipynb"], "there is no notebook no.ipynb"),
+        ([notebook, "no/out.ipynb"], "there is no folder no"),
+        ([notebook, "out.html"], "out.html: the name of an executed notebook ends in .ipynb"),
+        ([notebook, notebook], "is the notebook itself: leave the output out"),
+        ([notebook, "-p", "seed", "1"], "name an output"),
+        (["text.ipynb", "out.ipynb"], "text.ipynb is not a notebook"),
+        (["bad.ipynb", "out.ipynb"], "bad.ipynb: its parameters, line 1: "),
+        ([], "notebook"),
+    ):
+        command = [sys.executable, "-m", "helpers.run", *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    for module in ("report", "needed", "plan", "reproduce"):
+        command = [sys.executable, "-m", f"helpers.run.{module}", "--profile", "papr"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and "choose one of quick" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_missing_notebook_and_a_missing_folder_are_refused(notebook, tmp_path, monkeypatch, capsys):
@@ -142,8 +187,10 @@ def test_parameters_are_read_with_type_default_and_comment(notebook):
     assert file.parameters(notebook) == {
         "profile": ("str", "quick", "quick | paper"),
         "seed": ("int", 0, ""),
+        "dataset": ("str", "mnist", "mnist (LeNet) | cifar10"),
         "eps": ("float", "8 / 255", "budget"),
         "more": ("list", [], ""),
+        "extra_attacks": ("list", [], ""),
     }
 
 
@@ -183,15 +230,31 @@ def test_a_change_of_the_helpers_changes_the_fingerprint_and_a_comment_does_not(
         file._helpers.cache_clear()
 
 
+def test_of_a_widget_its_picture_stays_and_of_a_bar_nothing():
+    view = {file.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"}
+    pictures = [view, view | {"image/png": "a picture"}, {}, {"text/plain": "5"}]
+    outputs = [v4.new_output("display_data", data) for data in pictures]
+    cells = [v4.new_code_cell("x", outputs=outputs), v4.new_markdown_cell("# Text")]
+    cleaned = file.without_widgets(v4.new_notebook(cells=cells))
+    assert [output.data for output in cleaned.cells[0].outputs] == [
+        {"text/plain": "(interactive: run this cell to use it)"},
+        {"text/plain": "VBox()", "image/png": "a picture"},
+        {"text/plain": "5"},
+    ]
+
+
 # --- what a profile runs ---
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project with two notebooks, one of them for two data sets, times and needs."""
-    choice = PARAMETERS + '\ndataset: str = "mnist"  # mnist (LeNet rows) | cifar10 (ResNet rows)'
-    write(tmp_path / "notebooks" / "22_a.ipynb", "print(seed)")
-    write(tmp_path / "notebooks" / "23_b.ipynb", "print(seed)", parameters=choice)
+    write(
+        tmp_path / "notebooks" / "22_a.ipynb",
+        "print(seed)",
+        parameters='profile: str = "quick"\nseed: int = 0',
+    )
+    write(tmp_path / "notebooks" / "23_b.ipynb", "print(seed)")
     write(tmp_path / "notebooks" / "draft.ipynb")
     need = {"paper": "arn", "dataset": "mnist", "attack": "pgd"}
     (tmp_path / "times.json").write_text(json.dumps({"quick": {"22_a": 30, "23_b": 90}}))
@@ -214,6 +277,7 @@ def test_larger_profiles_run_the_other_data_sets_and_every_seed(project):
     assert runs["22_a"].values == {"profile": "paper"} and runs["22_a"].seconds is None
     assert runs["23_b.cifar10.seed2"].values == {"profile": "paper", "seed": 2, "dataset": "cifar10"}
     assert runs["23_b.cifar10"].command("python")[3:] == [
+        "--collection",
         str(project / "notebooks" / "23_b.ipynb"),
         str(project / "reports" / "paper" / "23_b.cifar10.ipynb"),
         *("-p", "profile", "paper", "-p", "dataset", "cifar10"),
@@ -472,10 +536,41 @@ def test_an_interrupted_run_ends_in_one_line_with_its_children_and_goes_on(copy,
     wait_for(copy / "started")
     os.kill(process.pid, number)
     code, out, err = finish(process)
-    assert code == 130 and err == "Stopped. The next `make reproduce` goes on from here.\n"
-    assert processes_of(copy) == []
+    assert code == 130 and err.startswith(
+        "Stopped: 0 of 1 notebooks are done. The next `make reproduce` goes"
+    )
+    assert err.count("\n") == 1 and processes_of(copy) == []
+    assert "2 have not run" in (copy / "reports" / "quick" / "index.html").read_text()
     write(copy / "notebooks" / "23_bad.ipynb", "print('through')")
     assert finish(start(copy))[0] == 0
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_dies_is_shown_as_failed_with_what_it_said(copy):
+    write(
+        copy / "notebooks" / "23_bad.ipynb",
+        "import os\nos.kill(os.getppid(), 9)",
+        "import time; time.sleep(60)",
+    )
+    code, out, _ = finish(start(copy))
+    assert code == 1 and "22_good: done" in out and "23_bad: FAILED" in out
+    page = (copy / "reports" / "quick" / "index.html").read_text()
+    assert "It failed: The run ended: it ended without a word." in page
+    assert 'id="traceback"' in (copy / "reports" / "quick" / "23_bad.html").read_text()
+
+
+@pytest.mark.slow
+def test_only_the_collections_runs_keep_numbers_in_results(copy):
+    """The cell does what `Comparison.save` does."""
+    save = "from pathlib import Path\nplace = Path(os.environ['RESULTS_DIR'])\nplace.mkdir(parents=True)"
+    write(copy / "notebooks" / "23_bad.ipynb", f"import os\n{save}\n(place / f'{{seed}}.json').touch()")
+    assert finish(start(copy, "--only", "23"))[0] == 0
+    command = [sys.executable, "-m", "helpers.run", "notebooks/23_bad.ipynb", "mine.ipynb", "-p", "seed", "3"]
+    environment = os.environ | {"PYTHONPATH": str(copy), "RESULTS_DIR": "elsewhere"}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert done.stdout == "A run of your own: its numbers are in reports/private/3.json, not in results/.\n"
+    kept = sorted(str(file.relative_to(copy)) for file in copy.rglob("[0-9].json"))
+    assert kept == ["reports/private/3.json", "results/0.json"]
 
 
 @pytest.mark.slow

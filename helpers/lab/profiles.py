@@ -100,6 +100,8 @@ class Profile(_Strict):
     comparable: may its numbers be held against a paper's?
     source: the shipped "sample" of the images, or the "full" sets.
     precision: of the training.
+    gpu: whether it is made for a CUDA GPU.
+    gigabytes: of disk for the artifacts of one seed, about one and a half times what its images take.
     first: what the names of the most valuable runs begin with, for who has not the time for all.
     minutes: {what a run's name begins with: estimate of one thread's time from nothing}, in the plan's order;
         what several share counts for the first.
@@ -110,6 +112,8 @@ class Profile(_Strict):
     comparable: bool
     source: Literal["sample", "full"]
     precision: Literal["fp32", "bf16"]
+    gpu: bool
+    gigabytes: PositiveInt
     first: tuple[str, ...] = ()
     minutes: dict[str, PositiveInt] = Field(default_factory=dict)
 

@@ -7,12 +7,10 @@ run for each of these data sets.
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import ROOT
-from helpers.lab import profiles
 from helpers.run import notebook as file
 from helpers.run import options
 
@@ -52,7 +50,7 @@ class Run:
     def command(self, python: str) -> list[str]:
         """The command line that makes its output."""
         values = [part for name, value in self.values.items() for part in ("-p", name, str(value))]
-        return [python, "-m", "helpers.run", str(self.notebook), str(self.output), *values]
+        return [python, "-m", "helpers.run", "--collection", str(self.notebook), str(self.output), *values]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
     only: what the names of the wanted ones begin with; empty: all.
     """
     times, needs = read(TIMES).get(profile, {}), read(NEEDS)
-    estimates = profiles.profile(profile).minutes
+    estimates = _profiles().profile(profile).minutes
     found = []
     for notebook in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         parameters = file.parameters(notebook)
@@ -101,7 +99,7 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
 
 def by_value(profile: str, planned: list[Run]) -> list[Run]:
     """The runs, the most valuable first: those that the profile names (`first`), in that order."""
-    names = profiles.profile(profile).first
+    names = _profiles().profile(profile).first
 
     def place(run):
         return next((k for k, name in enumerate(names) if run.name.startswith(name)), len(names))
@@ -122,10 +120,16 @@ def steps(planned: list[Run]) -> list[Step]:
     return found
 
 
+def _profiles():
+    from helpers.lab import profiles  # takes a while, in which Ctrl-C would end in a traceback
+
+    return profiles
+
+
 def _is_run(notebook, dataset, profile):
     """Whether the profile runs a notebook for another data set, too."""
     paper = notebook.stem.split("_")[1]
-    known = profiles.load(paper, profile) if paper in profiles.papers() else {}
+    known = _profiles().load(paper, profile) if paper in _profiles().papers() else {}
     return profile != "quick" and (dataset not in known or known[dataset].runs)
 
 
@@ -134,10 +138,7 @@ def datasets(parameters: dict[str, file.Parameter]) -> list:
     parameter = parameters.get("dataset")
     if parameter is None:
         return [None]
-    offered = [words.split()[0] for words in parameter.comment.split("|") if words.strip()]
-    if len(offered) < 2 or offered[0] != parameter.default:
-        return [parameter.default]
-    return [re.sub(r"\W+$", "", one) for one in offered]
+    return file.offered(parameter) or [parameter.default]
 
 
 def _moved(need, datasets, seed):
@@ -177,7 +178,7 @@ def main() -> None:
     if 0 < len(known) < len(planned):
         total += f" and {len(planned) - len(known)} notebooks of unknown time"
     print(f"{len(planned)} notebooks, {total} of one core from nothing; CORES={args.cores} at a time.")
-    if profiles.profile(args.profile).minutes:
+    if _profiles().profile(args.profile).minutes:
         print("Where no time was recorded yet it is estimated.")
 
 

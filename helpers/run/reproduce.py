@@ -1,10 +1,11 @@
 """`make reproduce`: run the notebooks of a profile, several at a time, going on where the last run stopped.
 
-A notebook is run again when it, its parameters or the helpers have changed since.  What it needs and does not
-find it makes, under the lab's locks.  The report is rewritten after each.  With MINUTES=12 it begins with the
-most valuable notebooks and stops in time; trainings and adversarial sets save themselves each minute, so that
-the next call goes on.  `make notebooks` does the same for the profile quick and keeps the outputs in
-`notebooks/`, what the notebooks asked for and how long they took.
+A notebook is run again when it, its parameters or the helpers have changed since.  What the profile needs of
+the machine is checked first (`needed`).  What a notebook needs and does not find it makes, under the lab's
+locks.  The report is rewritten after each.  With MINUTES=12 it begins with the most valuable notebooks and
+stops in time; trainings and adversarial sets save themselves each minute, so that the next call goes on.
+`make notebooks` does the same for the profile quick and keeps the outputs in `notebooks/`, what the notebooks
+asked for and how long they took.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from helpers import ROOT, write_atomically
 from helpers.run import __main__ as one
-from helpers.run import options, plan, pool
+from helpers.run import needed, options, plan, pool
 
 
 def main() -> None:
@@ -41,19 +42,24 @@ def main() -> None:
     except KeyboardInterrupt:
         print("Stopped. The next `make reproduce` goes on from here.", file=sys.stderr)
         code = 130
+    except needed.Lacking as lacking:
+        print(lacking, file=sys.stderr)
+        code = 2
     sys.exit(code)
 
 
 def reproduce(args: argparse.Namespace, deadline: float) -> int:
     """Run what is not done yet, until the `deadline` on the clock of `time.monotonic`; -> the exit status."""
-    from helpers.lab import artifacts
-    from helpers.run import report  # takes seconds
+    from helpers.lab import artifacts  # like `index` it takes seconds
+    from helpers.run import index
 
     everything = plan.runs(args.profile, args.seeds)
     planned = plan.runs(args.profile, args.seeds, args.only)
     if deadline < math.inf:
         planned = plan.by_value(args.profile, planned)
     waiting = {run.name: run for run in planned if not run.is_done()}
+    if waiting:
+        needed.check(args.profile, list(waiting.values()))
     for part in (ROOT / "reports" / args.profile).glob(".*.part.ipynb"):  # of a run that was killed
         part.unlink()
     if len(waiting) < len(planned):
@@ -62,22 +68,28 @@ def reproduce(args: argparse.Namespace, deadline: float) -> int:
         artifacts.folder().glob("*")
     )
 
-    left = dict(waiting)
+    left, page = dict(waiting), f"reports/{args.profile}/index.html"
 
     def ended(job, seconds, output):
         run = left.pop(job.name)
-        report.build(args.profile, everything)
+        if output is not None and not run.failed.exists():
+            leave(run, output)
+        index.build(args.profile, everything)
         if output is None and (args.keep or args.profile != "quick") and args.seeds == [0]:
             record(args.profile, run, seconds, from_nothing)
 
-    report.build(args.profile, everything)
+    index.build(args.profile, everything)
     for run in waiting.values():
         run.asked.unlink(missing_ok=True)
-    failed = pool.work([_job(run) for run in waiting.values()], args.cores, ended, deadline)
+    try:
+        failed = pool.work([_job(run) for run in waiting.values()], args.cores, ended, deadline)
+    except KeyboardInterrupt:
+        done = f"{sum(run.is_done() for run in planned)} of {len(planned)} notebooks are done"
+        print(f"Stopped: {done}. The next `make reproduce` goes on from here. See {page}.", file=sys.stderr)
+        index.build(args.profile, everything)
+        return 130
     if args.keep:
         keep([run for run in planned if run.name not in {job.name for job in failed}])
-    report.build(args.profile, everything)
-    page = f"reports/{args.profile}/index.html"
     if left:
         done = len(planned) - len(left) - len(failed)
         print(
@@ -95,6 +107,18 @@ def reproduce(args: argparse.Namespace, deadline: float) -> int:
 def _job(run):
     noting = {"NEEDS_FILE": str(run.asked)}
     return pool.Job(run.name, run.command(sys.executable), run.seconds, run.needs, noting)
+
+
+def leave(run: plan.Run, printed: str) -> None:
+    """Leave a failed notebook for a run that could not: its process died, or the disk was full."""
+    import nbformat
+
+    notebook = nbformat.read(run.notebook, as_version=4)
+    evalue = printed.splitlines()[-1] if printed else "it ended without a word"
+    words = {"ename": "The run ended", "evalue": evalue, "traceback": printed.splitlines()}
+    error = nbformat.v4.new_output("error", **words)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("", outputs=[error]))
+    write_atomically(run.failed, lambda temporary: nbformat.write(notebook, temporary))
 
 
 def keep(done: list[plan.Run]) -> None:
