@@ -7,6 +7,14 @@ CORES   ?=
 ONLY    ?=
 MINUTES ?=
 
+# A misspelt one would be ignored without a word.
+VARIABLES := PYTHON PROFILE SEEDS CORES ONLY MINUTES
+GIVEN     := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN   := $(filter-out $(VARIABLES),$(GIVEN))
+ifneq ($(UNKNOWN),)
+  $(error $(UNKNOWN): there is no such variable; there are $(VARIABLES))
+endif
+
 VENV      := .venv
 RUN       := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
@@ -30,7 +38,8 @@ help:  ## list these targets
 env: $(INSTALLED)  ## create .venv, the environment
 
 check:  ## check PROFILE, SEEDS, CORES, ONLY and MINUTES
-	@! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(PYTHON) -m helpers.run.options $(OPTIONS)
+	@! command -v $(PYTHON) >/dev/null || $(PYTHON) -c 'import runpy, sys; \
+	  sys.version_info < (3, 11) or runpy.run_module("helpers.run.options", run_name="__main__")' $(OPTIONS)
 
 reproduce: check $(INSTALLED)  ## run the notebooks of PROFILE, then see reports/PROFILE/index.html
 	@$(RUN) -m helpers.run.reproduce $(OPTIONS)
@@ -64,8 +73,7 @@ clean:  ## delete reports, quick results and caches; .venv and data/ stay
 	rm -rf reports results/quick .snakemake .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# The environment is rebuilt when the requirements change, so that it holds nothing else.
-# uv is fast; where it cannot be had or does not find its way to the package index, pip does the same.
+# When the requirements change, the environment follows: it holds nothing else.
 $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -73,13 +81,5 @@ $(INSTALLED): pyproject.toml requirements.lock
 	  echo "$(PYTHON) lacks the modules venv and ensurepip. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@! test -L $(VENV) || { \
 	  echo "$(VENV) is a link, and clearing it would empty what it points to. Remove the link first: rm $(VENV)" >&2; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check uv || true
-	$(RUN) -m uv pip install --compile-bytecode --python $(RUN) --requirement requirements.lock \
-	  || $(RUN) -m pip install --requirement requirements.lock
-	$(RUN) -m uv pip install --python $(RUN) --no-deps --editable . \
-	  || $(RUN) -m pip install --no-deps --editable .
-# A second opinion for the tests, which pass over it where it is missing.  Its plotting dependency does not build.
-	$(RUN) -m uv pip install --python $(RUN) --no-deps adv-lib==0.2.8 \
-	  || $(RUN) -m pip install --no-deps adv-lib==0.2.8 || true
+	@$(PYTHON) -m helpers.run.environment $(VENV)
 	@touch $@
