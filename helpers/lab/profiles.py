@@ -112,8 +112,8 @@ class Profile(_Strict):
     comparable: bool
     source: Literal["sample", "full"]
     precision: Literal["fp32", "bf16"]
-    gpu: bool
-    gigabytes: PositiveInt
+    gpu: bool = False
+    gigabytes: PositiveInt = 1
     first: tuple[str, ...] = ()
     minutes: dict[str, PositiveInt] = Field(default_factory=dict)
 
