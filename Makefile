@@ -26,7 +26,7 @@ OPTIONS := --profile "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES" --only "$$O
 # Python's debugger in a kernel warns about frozen modules; nobody debugs here.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env check reproduce plan test test-all style lab notebooks lock clean
+.PHONY: help env check reproduce plan test test-all style lab notebooks course lock clean
 .NOTPARALLEL:
 
 help:  ## list these targets
@@ -65,11 +65,15 @@ lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 notebooks: check $(INSTALLED)  ## run the notebooks (profile quick) and keep their outputs, needs and times in git
 	@$(RUN) -m helpers.run.reproduce $(OPTIONS) --keep
 
+course: check $(INSTALLED)  ## build the course: notebooks for students and instructors, slides, syllabus
+	@$(RUN) -m course.build $(OPTIONS)
+
 lock: $(INSTALLED)  ## choose the newest versions that pyproject.toml allows: requirements.lock
 	$(RUN) -m uv pip compile --universal --upgrade --extra test --no-header --no-annotate --quiet \
 	  --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
 clean:  ## delete reports, quick results and caches; .venv and data/ stay
+	rm -rf course/student course/instructor course/slides course/index.html course/node_modules
 	rm -rf reports results/quick .snakemake .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

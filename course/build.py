@@ -24,7 +24,7 @@ def main() -> None:
     pool.interruptible()
     args = options.parser("Build the course from the executed notebooks.").parse_args()
     runs = plan.runs("quick", only=args.only)
-    problems = [problem for run in runs for problem in misshapen(run.notebook)]
+    problems = [problem for run in plan.runs("quick") for problem in misshapen(run.notebook)]
     if problems:
         sys.exit("\n".join(problems))
     try:
