@@ -1,6 +1,6 @@
 """The notebooks of a profile as a graph for a cluster.  On one machine `make reproduce` does the same.
 
-    snakemake --executor slurm --jobs 20 --config profile=standard seeds=[0,1,2]
+    snakemake --executor slurm --jobs 20 --keep-going --config profile=standard seeds=[0,1,2]
 
 Each notebook makes what is missing, under the lab's file locks.  With `artifacts=true` what the notebooks share is
 made first, by steps of its own: which steps, `helpers/run/needs.json` says, which `make notebooks` derives from

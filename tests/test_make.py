@@ -136,6 +136,19 @@ def test_what_a_profile_lacks_is_said_once_on_a_cluster_too(tree):
     assert "Traceback" not in done.stderr and not list((tree / "reports").rglob("*.ipynb"))
 
 
+@pytest.mark.slow
+def test_a_failure_on_a_cluster_takes_no_other_notebook_down_and_is_in_the_report(tree):
+    write(tree / "notebooks" / "23_other.ipynb", "1 / 0")
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", "--keep-going"]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(snakemake, cwd=tree, env=environment, capture_output=True, text=True, timeout=300)
+    reports = tree / "reports" / "quick"
+    assert done.returncode == 1 and (reports / "22_good.ipynb").exists()
+    assert "ZeroDivisionError" in (reports / "23_other.failed.ipynb").read_text()
+    page = (reports / "index.html").read_text()
+    assert "1 of 2 notebooks have run" in page and 'href="23_other.html#traceback"' in page
+
+
 # --- make env ---
 
 BACKEND = '''"""Builds the project without the help of any other package."""
@@ -174,11 +187,15 @@ def wheel(folder, name, version):
     (file.parent / "index.html").write_text(links)
 
 
+class Index(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture
 def network(tmp_path):
-    """A small package index of our own, on the loopback; -> how to switch it off."""
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "index")
-    handler.func.log_message = lambda *_: None
+    """A small package index of our own, on the loopback; -> its port, and how to switch it off."""
+    handler = partial(Index, directory=tmp_path / "index")
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
@@ -213,7 +230,8 @@ def test_the_environment_is_made_and_changed_from_an_old_cache_without_a_network
 
     def env(text, **others):
         (tree / "requirements.lock").write_text(text)
-        os.utime(tree / "requirements.lock", (time.time() + 5,) * 2)
+        if (tree / ".venv" / "installed").exists():
+            os.utime(tree / ".venv" / "installed", (0, 0))  # older than the lock
         code, out, err = make(tree, "env", f"PYTHON={sys.executable}", **(variables | others))
         ask = "import thing; print(thing.version)"
         python = tree / ".venv" / "bin" / "python"

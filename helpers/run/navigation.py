@@ -5,13 +5,13 @@ cell, with the tag "contents": all notebooks by their titles.  All of it follows
 and their titles alone, so that a second run changes nothing.
 """
 
-import argparse
 import re
 from pathlib import Path
 
 import nbformat
 
 from helpers import ROOT, write_atomically
+from helpers.run.options import Parser
 
 TAG, CONTENTS = "navigation", "contents"
 INDEX, GLOSSARY = "00_start_here.ipynb", "01_attacks.ipynb#Glossary"
@@ -19,9 +19,12 @@ PARTS = {"0": "Foundations", "1": "ADD", "2": "ARN", "3": "JATP", "4": "DIR", "5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m helpers.run.navigation", description=__doc__)
+    parser = Parser(prog="python -m helpers.run.navigation", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "notebooks")
-    for name in update(parser.parse_args().folder):
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        parser.error(f"there is no folder {folder}")
+    for name in update(folder):
         print(name)
 
 
