@@ -116,6 +116,14 @@ def test_a_command_that_cannot_run_answers_in_one_line(notebook, tmp_path):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    for asked, words in (
+        ('{"paper": "nix"}', "choose one of add, arn"),
+        ('{"paper": "arn"}', "one of mnist"),
+        ("x", "x"),
+    ):
+        command = [sys.executable, "-m", "helpers.lab", asked]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
     for module in ("report", "needed", "plan", "reproduce"):
         command = [sys.executable, "-m", f"helpers.run.{module}", "--profile", "papr"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
