@@ -1,4 +1,4 @@
-"""The syllabus: what `course/syllabus.yaml` plans, with what the notebooks say of themselves, as Markdown."""
+"""The syllabus as Markdown: what `syllabus.yaml` plans, what the notebooks say of themselves, the project."""
 
 import math
 import re
@@ -58,7 +58,7 @@ def lessons() -> dict[str, Lesson]:
 
 
 def plan() -> dict:
-    """What is planned: formats, their sessions, goals, ideas."""
+    """What is planned: what one needs before, ideas, formats and their sessions with goals."""
     return yaml.safe_load((HERE / "syllabus.yaml").read_text(encoding="utf-8"))
 
 
@@ -77,6 +77,8 @@ def syllabus(found: dict[str, Lesson], notebooks: str = "", slides: str = "") ->
     def used(pattern):
         return [number for number, each in found.items() if re.search(pattern, each.prose)]
 
+    # one level below the syllabus's own heading
+    project = re.sub("^#", "##", (HERE / "project.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     environment = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -84,5 +86,5 @@ def syllabus(found: dict[str, Lesson], notebooks: str = "", slides: str = "") ->
     environment.filters["lessons"] = lambda numbers: [found[number] for number in numbers]
     environment.filters["link"] = lambda text, folder, file: f"[{text}]({folder}/{file})" if folder else text
     return environment.get_template("syllabus.md.j2").render(
-        plan(), notebooks=notebooks, slides=slides, words=WORDS_A_MINUTE, cell=MINUTES_A_CELL
+        plan(), project=project, notebooks=notebooks, slides=slides, words=WORDS_A_MINUTE, cell=MINUTES_A_CELL
     )
