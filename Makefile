@@ -6,9 +6,10 @@ SEEDS   ?= 0
 CORES   ?=
 ONLY    ?=
 MINUTES ?=
+LAB_ARGS ?=
 
 # A misspelt one would be ignored without a word.
-VARIABLES := PYTHON PROFILE SEEDS CORES ONLY MINUTES
+VARIABLES := PYTHON PROFILE SEEDS CORES ONLY MINUTES LAB_ARGS
 GIVEN     := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN   := $(filter-out $(VARIABLES),$(GIVEN))
 ifneq ($(UNKNOWN),)
@@ -30,7 +31,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .NOTPARALLEL:
 
 help:  ## list these targets
-	@echo "make TARGET [PROFILE=quick] [SEEDS=0,1,2] [CORES=2] [ONLY=\"22 23\"] [MINUTES=12] [PYTHON=python3]"
+	@echo "make TARGET [PROFILE=quick] [SEEDS=0,1,2] [CORES=2] [ONLY=\"22 23\"] [MINUTES=12] [PYTHON=python3] [LAB_ARGS=--allow-root]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F '#' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "CORES is how many notebooks run at a time, one core each; ONLY, which, by their first letters."
 	@echo "MINUTES ends \`make reproduce\` by then, the most valuable notebooks first; the next call goes on."
@@ -60,7 +61,7 @@ style: $(INSTALLED)  ## check the form of the code
 	$(RUN) -m ruff check .
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
-	$(RUN) -m jupyterlab notebooks
+	$(RUN) -m jupyterlab --config=helpers/run/lab/jupyter_server_config.py $(LAB_ARGS)
 
 notebooks: check $(INSTALLED)  ## run the notebooks (profile quick) and keep their outputs, needs and times in git
 	@$(RUN) -m helpers.run.reproduce $(OPTIONS) --keep

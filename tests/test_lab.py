@@ -1,0 +1,133 @@
+"""JupyterLab as `make lab` starts it, in a real browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from browser import chromium
+
+from helpers import ROOT
+
+CONFIG = ROOT / "helpers" / "run" / "lab" / "jupyter_server_config.py"
+WITH_WIDGETS = [
+    file.name
+    for file in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    if "widgets.explorer(" in file.read_text()
+]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """Address of a running JupyterLab, with its token."""
+    token = "a-test"
+    command = [sys.executable, "-m", "jupyterlab", "--config", str(CONFIG), "--no-browser", "--port=0"]
+    command += ["--IdentityProvider.token=" + token, *(["--allow-root"] if os.geteuid() == 0 else [])]
+    environment = os.environ | {"TQDM_DISABLE": "0", "OMP_NUM_THREADS": "2"}
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    address = None
+    for line in server.stderr:
+        if found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+", line):
+            address = found[0]
+            break
+    assert address, "JupyterLab did not start"
+    yield address, token
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def tab(lab):
+    with chromium() as browser:
+        page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+        page.set_default_timeout(60_000)
+        outside = []
+        page.on("request", lambda request: outside.append(request.url))
+        yield page
+        foreign = [
+            url
+            for url in outside
+            if not re.match(r"(https?|wss?)://(localhost|127\.0\.0\.1)[:/]|data:|blob:", url)
+        ]
+        assert foreign == [], "a request left the machine"
+
+
+def open_notebook(page, lab, name):
+    address, token = lab
+    page.goto(f"{address}/lab/tree/notebooks/{name}?token={token}&reset")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+
+
+@pytest.fixture
+def copied(request):
+    """A copy of a committed notebook beside it, so that the test may save it."""
+    name = request.param
+    copy = ROOT / "notebooks" / f"_{name}"
+    shutil.copy(ROOT / "notebooks" / name, copy)
+    yield copy
+    copy.unlink()
+
+
+@pytest.mark.parametrize("copied", ["00_start_here.ipynb", "12_add_training.ipynb"], indirect=True)
+def test_looking_and_saving_changes_nothing(lab, tab, copied):
+    before = copied.read_bytes()
+    open_notebook(tab, lab, copied.name)
+    written = copied.stat().st_mtime_ns
+    tab.locator(".jp-Notebook").click(position={"x": 5, "y": 5})
+    tab.keyboard.press("Control+s")
+    for _ in range(100):
+        if copied.stat().st_mtime_ns != written:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("it was not saved")
+    time.sleep(0.5)
+    assert copied.read_bytes() == before
+
+
+def run_all(page):
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.get_by_text("Python 3 (ipykernel) | Busy").wait_for()
+
+
+def picture(explorer):
+    return explorer.locator("img.widget-image").get_attribute("src")
+
+
+@pytest.mark.parametrize("copied", WITH_WIDGETS, indirect=True)
+def test_each_explorer_answers_the_keyboard(lab, tab, copied):
+    """From artifacts at hand; what is not there is made first, which takes as long as the notebook."""
+    open_notebook(tab, lab, copied.name)
+    run_all(tab)
+    explorer = tab.locator(".widget-vbox:has(> img.widget-image)").first
+    explorer.wait_for(timeout=600_000)
+    tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=600_000)
+    assert tab.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    kinds = tab.locator(".jp-Cell.jp-MarkdownCell").count()
+    controls = explorer.locator(".noUi-handle, .widget-toggle-buttons")
+    explorer.scroll_into_view_if_needed()
+    box = explorer.locator("img.widget-image").bounding_box()
+    for i in range(controls.count()):
+        control = controls.nth(i)
+        before = picture(explorer)
+        if "noUi-handle" in control.get_attribute("class"):
+            control.focus()
+            tab.keyboard.press("ArrowRight")
+        else:
+            control.get_by_role("button").nth(1).focus()
+            tab.keyboard.press("Space")
+        tab.wait_for_function(
+            "([image, before]) => image.src !== before",
+            arg=[explorer.locator("img.widget-image").element_handle(), before],
+            timeout=3000,  # a second on a machine that does nothing else
+        )
+    assert tab.locator(".jp-Cell.jp-MarkdownCell").count() == kinds, "a key turned a cell into text"
+    assert explorer.locator("img.widget-image").bounding_box()["height"] == box["height"]
