@@ -291,8 +291,20 @@ def test_the_readme_mentions_every_notebook():
 
 
 def test_the_readme_marks_the_notebooks_that_larger_profiles_run_on_other_data_sets_too():
-    marked = re.findall(r"`(\w+)`°", (ROOT / "README.md").read_text())
+    marked = re.findall(r"`(\w+)`\]\([^)]*\)°", (ROOT / "README.md").read_text())
     assert marked == list(dict.fromkeys(run.notebook.stem for run in plan.runs("paper") if "." in run.name))
+
+
+PAGES = ["README.md", *(f"docs/{paper}.md" for paper in ("add", "arn", "jatp", "dir"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_links_what_is_there_and_no_point_of_it_is_long(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    files = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert [link for link in files if not ((ROOT / page).parent / link).exists()] == []
+    points = re.findall(r"^\* .*(?:\n(?!\*|\n).*)*", text, flags=re.MULTILINE)
+    assert [point for point in points if len(re.sub(r"\([^)]*\)", "", point).split()) > 60] == []
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
