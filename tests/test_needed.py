@@ -60,7 +60,7 @@ def test_all_that_is_missing_is_one_message(machine):
     text = lacking("standard", run(("arn", "mnist"), ("jatp", "cifar10")), run(("arn", "mnist"), seed=1))
     assert text.count("PROFILE=standard was not started") == 1
     for part in (
-        "CUDA GPU",
+        "  - CUDA GPU",
         "1.0 GB are free",
         "full cifar10, mnist in",
         "no server",
@@ -91,7 +91,7 @@ def test_a_download_that_fails_is_told_in_a_line(machine, monkeypatch):
 
 
 def test_only_data_sets_that_the_runs_use_in_full_are_needed():
-    runs = [run(("arn", "mnist"), ("jatp", "cifar10"))]
+    runs = [run(("arn", "mnist"), ("arn", "cifar10"))]
     assert needed.datasets("quick", runs) == []
     assert needed.datasets("cpu", runs) == ["mnist"]  # its CIFAR-10 is the sample
     assert needed.datasets("standard", runs) == ["cifar10", "mnist"]
