@@ -85,9 +85,12 @@ def test_bars_have_the_given_heights():
 
 
 def test_bars_write_their_zeros_and_draw_the_intervals_of_rates():
-    axis = figures.bars({("pgd", "none"): 0, ("pgd", "arn_pp"): Rate(5, 50)}, "errors").axes[0]
-    assert [text.get_text() for text in axis.texts] == ["0"]
-    assert [tuple(line.get_ydata()) for line in axis.lines] == [Rate(5, 50).interval]
+    rates = {"arn_pp": Rate(5, 50), "add_pp": Rate(0, 50)}
+    values = {("pgd", "none"): 0} | {("pgd", name): rate for name, rate in rates.items()}
+    axis = figures.bars(values, "errors").axes[0]
+    written = [(text.get_text(), text.get_position()[1]) for text in axis.texts]
+    assert written == [("0", 1), ("0", Rate(0, 50).interval[1] + 1)]
+    assert [tuple(line.get_ydata()) for line in axis.lines] == [rate.interval for rate in rates.values()]
 
 
 def test_curves_have_a_band_where_intervals_are_known():

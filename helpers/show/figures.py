@@ -218,7 +218,7 @@ def bars(
 ) -> Figure:
     """Grouped bars: {(group, hue): percent}; groups along the axis, hues as colours, in order of appearance.
 
-    A bar of height zero has its 0 written; a bar that is not there was not measured.
+    A bar of height zero has its 0 written, above its interval; a bar that is not there was not measured.
     hue: title of the legend.
     comparable: whether ours may stand beside bars of the hue "published"; else those are left out.
     """
@@ -233,10 +233,11 @@ def bars(
         xs = [groups.index(group) + (place + 0.5) * width - 0.4 for group in there]
         axis.bar(xs, [_value(n) for n in numbers], 0.96 * width, color=palette[one], label=label(one))
         for x, number in zip(xs, numbers, strict=True):
-            if isinstance(number, Rate | Score):
-                axis.plot([x, x], number.interval, color="black", linewidth=1)
-            elif number == 0:
-                axis.text(x, 1, "0", ha="center", fontsize="small")
+            low, high = number.interval if isinstance(number, Rate | Score) else (0, 0)
+            if high > low:
+                axis.plot([x, x], (low, high), color="black", linewidth=1)
+            if _value(number) == 0:
+                axis.text(x, high + 1, "0", ha="center", fontsize="small")
     axis.set(ylabel=ylabel, ylim=(0, 105), xticks=range(len(groups)))
     axis.set_xticklabels([label(group) for group in groups])
     axis.grid(axis="x", visible=False)
