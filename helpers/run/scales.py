@@ -1,4 +1,4 @@
-"""What has been run at which scale, from `results/`: a section of the README.
+"""What has been run at which scale, from `results/`: a section of the README and of the report.
 
 `python -m helpers.run.scales` writes it there.
 """
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from helpers import ROOT, write_atomically
+from helpers.measure import scoreboard
 from helpers.run import options
 
 README = ROOT / "README.md"
@@ -22,13 +23,14 @@ HEAD = [
 
 
 def section(results: Path = ROOT / "results") -> str:
-    """The section in markdown: a line for each comparison that `helpers.measure.comparison` kept there.
+    """In markdown: what has become of the papers' numbers, then a line for each comparison kept there.
 
     Those of quick are not told: nothing in them is held against a paper.
     """
+    counts = scoreboard.markdown(scoreboard.board(results))
     files = [file for profile in options.PROFILES[1:] for file in sorted((results / profile).glob("*.json"))]
     lines = sorted(_line(json.loads(file.read_text(encoding="utf-8"))) for file in files)
-    return "\n".join([*HEAD, *lines]) if lines else NOTHING
+    return "\n".join([counts, "", *HEAD, *lines]) if lines else NOTHING
 
 
 def _line(result):

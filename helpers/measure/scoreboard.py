@@ -1,0 +1,110 @@
+"""All numbers of the four papers, and what has become of each: run at which scale, with which verdict.
+
+`board` joins the ledger with the comparisons that were kept in `results/`; `summary` counts it.
+The README, the report and `51_scoreboard` show the same.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from helpers import ROOT, ledger
+from helpers.lab import profiles
+
+# What can have become of a published number, in the order of figures and tables.
+CLAIMS = ["as claimed", "better than claimed", "worse than claimed", "another number than claimed"]
+OTHER = ["run, no claim judged", "run, not comparable", "not run"]
+STATES = [*CLAIMS, *OTHER]
+
+_DETECTORS = ("higher than claimed", "lower than claimed")
+
+
+def board(results: Path = ROOT / "results", *, quick: bool = False) -> list[dict]:
+    """One dict a published number, in the order of the ledger.
+
+    id, paper, place, dataset, target, defense, attack, threat, metric, published: of the ledger.
+    scale: the largest profile that has run it, "" for none.
+    n, ours, adaptive, verdict, deviation, notebook: at that scale; no numbers where they may not be compared.
+    state: one of STATES.
+
+    results: folder with a folder for each profile.
+    quick: count what only quick has run, too; its results are made anew on each machine, and not kept in git.
+    """
+    kept = _kept(results, list(profiles.profiles())[0 if quick else 1 :])
+    return [_joined(row, kept.get(row["id"])) for paper in profiles.papers() for row in _ledger(paper)]
+
+
+def summary(rows: list[dict]) -> dict[str, Counter]:
+    """{paper: how many of its numbers are in each of STATES}."""
+    return {paper: Counter(row["state"] for row in rows if row["paper"] == paper) for paper in _papers(rows)}
+
+
+def markdown(rows: list[dict]) -> str:
+    """The summary as a table: papers down, states across; states that no number is in are left out."""
+    counts = summary(rows)
+    shown = [state for state in STATES if any(count[state] for count in counts.values())]
+    lines = [f"| paper | published numbers | {' | '.join(shown)} |", "|---" * (len(shown) + 2) + "|"]
+    for paper, count in counts.items():
+        cells = [paper.upper(), count.total(), *(count[state] for state in shown)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _ledger(paper):
+    return ledger.read(ledger.FOLDER / f"{paper}.csv")
+
+
+def _papers(rows):
+    return list(dict.fromkeys(row["paper"] for row in rows))
+
+
+def _kept(results, scales):
+    """{id: (profile, comparison, row)} of the largest scale that has measured it, and its first seed."""
+    found = {}
+    for profile in scales:  # from the smallest
+        there = {}
+        for file in sorted((results / profile).glob("*.json")):
+            comparison = json.loads(file.read_text(encoding="utf-8"))
+            for row in comparison["rows"]:
+                if row["ours"]:
+                    there.setdefault(row["id"], (profile, comparison, row))
+        found |= there
+    return found
+
+
+def _joined(row, kept):
+    names = ("id", "paper", "place", "dataset", "target", "defense", "attack", "threat", "metric")
+    joined = {name: row[name] for name in names} | {"published": row["value"]}
+    if kept is None:
+        empty = dict.fromkeys(("n", "ours", "adaptive"))
+        return joined | {
+            "scale": "",
+            **empty,
+            "verdict": "",
+            "deviation": "",
+            "notebook": "",
+            "state": "not run",
+        }
+    profile, comparison, measured = kept
+    comparable = comparison["comparable"]
+    numbers = {
+        key: measured[key]["value"] if comparable and measured[key] else None for key in ("ours", "adaptive")
+    }
+    return joined | {
+        "scale": profile,
+        "n": measured["n"],
+        **numbers,
+        "verdict": measured["verdict"],
+        "deviation": measured["deviation"],
+        "notebook": comparison["notebook"],
+        "state": _state(measured["verdict"], comparable),
+    }
+
+
+def _state(verdict, comparable):
+    if not comparable:
+        return "run, not comparable"
+    for words in CLAIMS[:3]:
+        if words in verdict:
+            return words
+    return "another number than claimed" if any(w in verdict for w in _DETECTORS) else "run, no claim judged"
