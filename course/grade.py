@@ -24,6 +24,7 @@ from helpers import ROOT
 DEFENSE, FACTORY, WEIGHTS = "defense.py", "denoiser", "weights.safetensors"
 LARGEST = 50_000_000  # bytes of a submission
 LONGEST = 100_000  # bytes of an answer
+FORGED = "it wrote on the grader's own channel"
 PREPARING = 600  # seconds that the ladder's own part may take before the submission is loaded
 
 
@@ -86,7 +87,10 @@ def grade(
         kernel, answer = _run(inside, {"images": images, "budget": budget} | limits)
     if "why" in answer:
         raise Refused("; ".join(dict.fromkeys(answer["why"])))
-    return points(answer["facts"]), answer["facts"], kernel
+    try:
+        return points(answer["facts"]), answer["facts"], kernel
+    except (LookupError, TypeError):
+        raise Refused(FORGED) from None
 
 
 def points(facts: dict) -> list[Point]:
@@ -149,7 +153,8 @@ def _run(inside, settings):
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "course.inside", str(inside), json.dumps(settings | {"pipe": writing})]
     # Nothing of the grader's own environment, and no CUDA device: opening one would be outside.
-    environment = {"PATH": os.defpath, "HOME": str(inside), "LANG": "C.UTF-8", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"HOME": str(inside), "TMPDIR": str(inside)}
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {name: os.environ[name] for name in ("DATA_DIR",) if name in os.environ}
     with tempfile.TemporaryFile() as said:
@@ -164,12 +169,14 @@ def _run(inside, settings):
             start_new_session=True,
         )
         os.close(writing)
+        ready = answer = None
         try:
             with os.fdopen(reading, "rb", buffering=0) as pipe:
                 ready = _message(pipe, PREPARING)
                 answer = _message(pipe, settings["seconds"]) if ready else None
         except TimeoutError:
-            raise Refused(f"it took longer than {settings['seconds']} seconds") from None
+            if ready:
+                raise Refused(f"it took longer than {settings['seconds']} seconds") from None
         finally:
             if process.poll() is None and not _ends(process):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -200,9 +207,9 @@ def _message(pipe, seconds):
             return None
         line += byte
     try:
-        return json.loads(line)
-    except ValueError:
-        raise Refused("it wrote on the grader's own channel") from None
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        raise Refused(FORGED) from None
 
 
 def _death(status, settings):

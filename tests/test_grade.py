@@ -115,6 +115,14 @@ def test_a_folder_that_is_no_submission_is_told_before_anything_runs(tmp_path):
         ("import os; os.listdir('/')", "return x", {}, "tried to read /, which is outside"),
         ("import subprocess; subprocess.run(['ls'])", "return x", {}, "called subprocess.Popen"),
         ("import socket; socket.create_connection(('127.0.0.1', 9))", "return x", {}, "called socket"),
+        # it answers in the grader's place
+        (
+            "import os\nfor n in range(3, 20):\n    try:\n        os.write(n, b'{\"facts\": 1}\\n')\n"
+            "    except OSError:\n        pass",
+            "return x",
+            {},
+            "the grader's own channel",
+        ),
         # it hides the error, and hands in a denoiser all the same
         ("try:\n    open('/etc/passwd')\nexcept OSError:\n    pass", "return x", {}, "read /etc/passwd"),
     ],
