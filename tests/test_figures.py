@@ -367,6 +367,12 @@ def test_the_explorer_shows_the_page_of_the_choice_at_once():
     assert not plt.get_fignums()
 
 
+def test_a_searchable_table_is_a_widget_with_all_its_rows():
+    frame = pd.DataFrame({"defense": ["ARN"] * 300, "n": range(300)})
+    box = widgets.searchable(frame)
+    assert box.df.equals(frame) and "application/vnd.jupyter.widget-view+json" in box._repr_mimebundle_()[0]
+
+
 def test_a_strip_shows_a_difference_around_zero():
     figure = figures.strip([torch.rand(3, 8, 8), -torch.rand(1, 8, 8)], ["natural", "difference"])
     image, difference = (axis.images[0] for axis in figure.axes)

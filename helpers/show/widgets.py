@@ -5,6 +5,8 @@ from io import BytesIO
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import pandas as pd
+from itables.widget import ITable
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -62,6 +64,11 @@ def explorer(page: Callable[..., Figure], **choices: Sequence) -> Explorer:
     made = Explorer([ipywidgets.VBox(list(controls.values())), picture])
     made.first, made.alt = picture.value, picture.alt
     return made
+
+
+def searchable(frame: pd.DataFrame) -> ITable:
+    """A long table with a search for the whole and for each column; a click on a head sorts by it."""
+    return ITable(frame, column_filters="header", lengthMenu=[15, 50, 200], maxBytes=0)
 
 
 def _control(name, values):
