@@ -2,7 +2,7 @@
 
 Each command is one that cannot run.  Printed are the wall time until it has said so, the median of the
 repeats, and how many lines it took.  A person should wait two seconds at most.  What the answers are, is
-checked by `tests/test_make.py` and `tests/test_run.py`.
+checked by `tests/test_project.py` and `tests/test_run.py`.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""`make` as a person types it: what it refuses and how, what it leaves behind when it is stopped.
+"""`make` as a person types it: what it leaves behind when it is stopped, what it needs, and `make env`.
 
-The tree has a folder of its own in the place of the environment, with this Python in it.
+What it refuses stands in `test_project.py`.  The tree has a folder of its own in the place of the environment,
+with this Python in it.
 """
 
 import os
@@ -17,7 +18,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_run import HELD, processes_of, wait_for, write
+from test_run import AT_A_TERMINAL, HELD, processes_of, wait_for, write
 
 from helpers import ROOT
 
@@ -47,9 +48,8 @@ def start(tree, *arguments, **variables):
     environment |= {"PYTHONPATH": str(tree), "ARTIFACT_DIR": str(tree / "artifacts")} | variables
     pipe = subprocess.PIPE
     command = ["make", *arguments]
-    return subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+    streams = {"stdout": pipe, "stderr": pipe, "text": True}
+    return subprocess.Popen(command, cwd=tree, env=environment, **streams, **AT_A_TERMINAL)
 
 
 def make(tree, *arguments, **variables):
@@ -57,31 +57,6 @@ def make(tree, *arguments, **variables):
     process = start(tree, *arguments, **variables)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, re.sub(r"^make: \*\*\* \[.*\n", "", err, flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    "variable, choices",
-    [
-        ("CORES=0", "from 1 to 9999; this machine has"),
-        ("CORES=-1", "from 1 to 9999; this machine has"),
-        ("CORES=abc", "from 1 to 9999; this machine has"),
-        ("CORES=1.5", "from 1 to 9999; this machine has"),
-        ("SEEDS=x", "such as 0 or 0,1,2"),
-        ("SEEDS=", "such as 0 or 0,1,2"),
-        ("SEEDS=-1", "such as 0 or 0,1,2"),
-        ("SEEDS=12345678901234567890", "whole numbers from 0 to 999999999"),
-        ("MINUTES=2", "from 3 to 99999, such as 12"),
-        ("MINUTES=soon", "from 3 to 99999, such as 12"),
-        ("ONLY=99", "there are 22, 23"),
-        ("PROFILE=papr", "choose one of quick, cpu, standard, paper"),
-        ("PROFILE=", "choose one of quick, cpu, standard, paper"),
-    ],
-)
-def test_a_bad_variable_is_one_line_with_value_and_choices_before_anything_starts(tree, variable, choices):
-    code, out, err = make(tree, "reproduce", variable)
-    assert code == 2 and not out and err.count("\n") == 1
-    assert err.startswith(f"{variable}: ") and choices in err
-    assert not (tree / "reports").exists()
 
 
 def test_a_misspelt_variable_is_refused(tree):
@@ -97,7 +72,7 @@ def test_several_seeds_may_be_separated_by_spaces(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0.3, 1.5, None])
+@pytest.mark.parametrize("after", [5, None])
 def test_ctrl_c_is_one_line_and_leaves_no_process_but_a_report(tree, after):
     """After so many seconds, or (None) when a notebook runs; the signal reaches all, as in a terminal."""
     process = start(tree, "reproduce", "CORES=2")
@@ -121,7 +96,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_process_but_a_report(tree, after):
 def test_what_a_profile_lacks_is_said_once_and_nothing_is_started(tree):
     """There is no GPU in this tree, and its notebooks need no data."""
     code, out, err = make(tree, "reproduce", "PROFILE=standard", CUDA_VISIBLE_DEVICES="")
-    assert code == 2 and not out and err.count("no CUDA GPU") == 1
+    assert code == 2 and not out and err.count("no\n  - CUDA GPU") == 1
     assert "What runs here:\n  - `make reproduce` (quick" in err and "To go on" in err
     assert "helpers.run notebooks/22_good.ipynb out.ipynb -p profile standard" in err
     assert not (tree / "started").exists() and processes_of(tree) == []
@@ -178,7 +153,7 @@ def wheel(folder, name, version):
     file = folder / name / f"{name}-{version}-py3-none-any.whl"
     file.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"{name}.py", f"version = {version}\n")
+        archive.writestr(f"{name}.py", f"version = {version}" + version * "\n")  # of another length
         info = f"{name}-{version}.dist-info"
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")

@@ -109,13 +109,13 @@ def test_every_target_is_in_the_help():
         ("SEEDS=x", "such as 0 or 0,1,2"),
         ("SEEDS=-1", "such as 0 or 0,1,2"),
         ("SEEDS=", "such as 0 or 0,1,2"),
-        ("CORES=0", "from 1 on; this machine has "),
-        ("CORES=-1", "from 1 on; this machine has "),
-        ("CORES=abc", "from 1 on; this machine has "),
+        ("CORES=0", "from 1 to 9999; this machine has "),
+        ("CORES=-1", "from 1 to 9999; this machine has "),
+        ("CORES=abc", "from 1 to 9999; this machine has "),
         ("ONLY=99", "there are 00, 01, "),
         ("ONLY=22 x\"'", "there are 00, 01, "),
-        ("MINUTES=2", "from 3 on, such as 12"),
-        ("MINUTES=1.5", "from 3 on, such as 12"),
+        ("MINUTES=2", "from 3 to 99999, such as 12"),
+        ("MINUTES=1.5", "from 3 to 99999, such as 12"),
     ],
 )
 @pytest.mark.parametrize("target", ["reproduce", "plan", "test", "notebooks"])

@@ -501,13 +501,18 @@ def copy(tmp_path):
     return tmp_path
 
 
+# A group of its own, which heeds Ctrl-C even where these tests run in the background of a shell.
+AT_A_TERMINAL = {
+    "start_new_session": True,
+    "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+}
+
+
 def start(copy, *arguments):
     environment = os.environ | {"PYTHONPATH": str(copy), "ARTIFACT_DIR": str(copy / "artifacts")}
     command = [sys.executable, "-m", "helpers.run.reproduce", "--cores", "2", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=copy, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=copy, env=environment, **streams, **AT_A_TERMINAL)
 
 
 def finish(process):
