@@ -1,7 +1,7 @@
 """`make` as a person types it: what it leaves behind when it is stopped, what it needs, and `make env`.
 
-What it refuses stands in `test_project.py`.  The tree has a folder of its own in place of the environment, with
-this Python in it.
+What it refuses stands in `test_project.py`.  The tree has a folder in place of the environment, with this
+Python in it.
 """
 
 import os
