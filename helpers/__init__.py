@@ -2,7 +2,7 @@
 
 The flow, and where each step lives; each wing imports only from those before it::
 
-    data, losses, ledger, source ─► networks ─► threats, training ─► attacks
+    data, losses, ledger, source, progress ─► networks ─► threats, training ─► attacks
         ─► defenses ─► lab ─► measure ─► run ─► show
 
 Images are float32 tensors in [0,1], NCHW; normalisation lives inside the networks.

@@ -30,6 +30,7 @@ WINGS = [
     "losses",
     "ledger",
     "source",
+    "progress",
     "networks",
     "threats",
     "training",
