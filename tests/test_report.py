@@ -254,7 +254,7 @@ def test_results_become_verdicts_with_numbers(folder, results):
 @pytest.mark.slow
 def test_on_a_telephone_and_in_the_dark_everything_can_be_read(folder, results):
     """At 400 px nothing is wider than the page, and no cell of a verdict is outside; nothing is asked for."""
-    write(folder, "01_formula", v4.new_markdown_cell(r"# F\n\n$$\\frac{a}{b} \\tag{1}$$"))
+    write(folder, "01_formula", v4.new_markdown_cell("# F\n\n$$\\frac{a}{b} \\tag{1}$$"))
     report(folder, results)
     with chromium() as browser:
         for name in ("index", "00_first", "01_formula"):

@@ -181,8 +181,8 @@ class Comparison:
     def save(self) -> Path:
         """Write <profile>/<notebook>.json (and `.seed<k>` for seeds above 0); -> its path.
 
-        The collection's own runs (`make reproduce`) write it into `results/`.  All else is private, in JupyterLab
-        or with other parameters: it goes to `reports/private/`, which git ignores, and says so.
+        The collection's own runs (`make reproduce`) write it into `results/`.  All else is private, in
+        JupyterLab or with other parameters: it goes to `reports/private/`, which git ignores, and says so.
         """
         suffix = f".seed{self.lab.seed}" if self.lab.seed else ""
         folder = os.environ.get("RESULTS_DIR")  # which `helpers.run` sets
