@@ -27,7 +27,7 @@ OPTIONS := --profile "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES" --only "$$O
 # Python's debugger in a kernel warns about frozen modules; nobody debugs here.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env check reproduce plan test test-all style lab notebooks course lock clean
+.PHONY: help env check reproduce plan test test-all style lab notebooks course site lock clean
 .NOTPARALLEL:
 
 help:  ## list these targets
@@ -68,6 +68,9 @@ notebooks: check $(INSTALLED)  ## run the notebooks (profile quick) and keep the
 
 course: check $(INSTALLED)  ## build the course: notebooks for students and instructors, slides, syllabus
 	@$(RUN) -m course.build $(OPTIONS)
+
+site: $(INSTALLED)  ## build the site: notebooks, docs and syllabus as pages, with a search (needs npm)
+	$(RUN) -m pages.build
 
 lock: $(INSTALLED)  ## choose the newest versions that pyproject.toml allows: requirements.lock
 	$(RUN) -m uv pip compile --universal --upgrade --extra test --no-header --no-annotate --quiet \

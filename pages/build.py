@@ -1,0 +1,104 @@
+"""The site: `python -m pages.build` makes `pages/site` from executed notebooks, docs and the syllabus.
+
+Nothing in it asks the network: mathematics is drawn by the MathJax that npm brings at build time.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+from sphinx.cmd.build import build_main
+
+from course import slides, syllabus
+from helpers import ROOT
+from helpers.run import navigation, notebook, scales
+
+HERE = ROOT / "pages"
+PAPERS = ("add", "arn", "jatp", "dir")
+PARTS = {"0": "Foundations", "1": "ADD", "2": "ARN", "3": "JATP", "4": "DIR", "5": "All four"}
+
+
+def main() -> None:
+    source, site = HERE / "source", HERE / "site"
+    for folder in (source, site):
+        shutil.rmtree(folder, ignore_errors=True)
+    source.mkdir()
+    if lack := slides.packages(source / "_static"):
+        sys.exit(f"The site's formulas need MathJax: {lack}")
+    names = collect(source)
+    (source / "index.md").write_text(index(names), encoding="utf-8")
+    failed = build_main(["-q", "-W", "--keep-going", "-c", str(HERE), str(source), str(site)])
+    if failed:
+        sys.exit("The site has faults: see above.")
+    print(f"The site: {site / 'index.html'}")
+
+
+def collect(source: Path) -> list[str]:
+    """Put all pages but the first into `source`; -> names of the notebooks."""
+    files = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    for file in files:
+        nbformat.write(page(nbformat.read(file, as_version=4)), source / file.name)
+    for paper in PAPERS:
+        text = (ROOT / "docs" / f"{paper}.md").read_text(encoding="utf-8")
+        (source / f"{paper}.md").write_text(inside(text), encoding="utf-8")
+    solutions = source / "solutions"
+    solutions.mkdir()
+    for file in sorted((ROOT / "notebooks" / "solutions").glob("*.md")):
+        (solutions / file.name).write_text("---\norphan: true\n---\n\n" + file.read_text(encoding="utf-8"))
+    text = syllabus.syllabus(syllabus.lessons())
+    (source / "syllabus.md").write_text(inside(text), encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "five_stages.png", source)
+    return [file.stem for file in files]
+
+
+def page(content: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook as a page: without links of its own, with alt texts where Sphinx looks for them."""
+    content = notebook.without_widgets(content)
+    content.cells = [c for c in content.cells if navigation.TAG not in c.metadata.get("tags", [])]
+    for cell in content.cells:
+        for output in cell.get("outputs", []):
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alt:
+                cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    return content
+
+
+def inside(text: str) -> str:
+    """Links to pages of the site lead there; others, to files of the project, become plain text."""
+
+    def one(link):
+        words, to = link.groups()
+        if "://" in to or to.startswith("#"):
+            return link[0]
+        name = Path(to.split("#")[0]).name
+        return f"[{words}]({name})" if name.endswith((".ipynb", ".png")) else words
+
+    return re.sub(r"\[([^\]]*)\]\(([^)]+)\)", one, text)
+
+
+def index(names: list[str]) -> str:
+    """The first page: the README's first screen, what has been run, and all pages in order."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = readme.partition("## Two commands")[0]
+    first = re.sub(
+        r"\]\(docs/(\w+)\.md\)", r"](\1.md)", first.replace("](docs/five_stages.png)", "](five_stages.png)")
+    )
+    first = re.sub(r"\]\(notebooks/(\w+\.ipynb)\)", r"](\1)", first)
+    first = re.sub(r"\[([^\]]+)\]\(#[^)]+\)", r"\1", first)
+    lists = []
+    for digit, part in PARTS.items():
+        pages = [name for name in names if name.startswith(digit)]
+        pages += {"1": ["add"], "2": ["arn"], "3": ["jatp"], "4": ["dir"], "5": ["syllabus"]}.get(digit, [])
+        lists.append("\n".join(["```{toctree}", f":caption: {part}", ":maxdepth: 1", "", *pages, "```"]))
+    return "\n\n".join([first, "## What has been run on the full data", scales.section(), *lists]) + "\n"
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as Jupyter makes it."""
+    return heading.replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()
