@@ -7,13 +7,17 @@ CORES   ?=
 ONLY    ?=
 MINUTES ?=
 LAB_ARGS ?=
+EXECUTOR ?=
 
 # A misspelt one would be ignored without a word.
-VARIABLES := PYTHON PROFILE SEEDS CORES ONLY MINUTES LAB_ARGS
+VARIABLES := PYTHON PROFILE SEEDS CORES ONLY MINUTES LAB_ARGS EXECUTOR
 GIVEN     := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN   := $(filter-out $(VARIABLES),$(GIVEN))
 ifneq ($(UNKNOWN),)
   $(error $(UNKNOWN): there is no such variable; there are $(VARIABLES))
+endif
+ifneq ($(filter-out slurm,$(EXECUTOR)),)
+  $(error EXECUTOR=$(EXECUTOR): slurm, or leave it out to run on this machine)
 endif
 
 VENV      := .venv
@@ -34,6 +38,7 @@ help:  ## list these targets
 	@echo "make TARGET [PROFILE=quick] [SEEDS=0,1,2] [CORES=2] [ONLY=\"22 23\"] [MINUTES=12] [PYTHON=python3] [LAB_ARGS=--allow-root]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F '#' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "CORES is how many notebooks run at a time, one core each; ONLY, which, by their first letters."
+	@echo "EXECUTOR=slurm hands \`make reproduce\` to a cluster: docs/cluster.md."
 	@echo "MINUTES ends \`make reproduce\` by then, the most valuable notebooks first; the next call goes on."
 
 env: $(INSTALLED)  ## create .venv, the environment
@@ -43,7 +48,11 @@ check:  ## check PROFILE, SEEDS, CORES, ONLY and MINUTES
 	  sys.version_info < (3, 11) or runpy.run_module("helpers.run.options", run_name="__main__")' $(OPTIONS)
 
 reproduce: check $(INSTALLED)  ## run the notebooks of PROFILE, then see reports/PROFILE/index.html
+ifeq ($(EXECUTOR),slurm)
+	$(RUN) -m snakemake --workflow-profile profiles/slurm --config profile="$$PROFILE" "seeds=[$$SEEDS]" artifacts=true
+else
 	@$(RUN) -m helpers.run.reproduce $(OPTIONS)
+endif
 
 plan: check $(INSTALLED)  ## print what `make reproduce` runs, and how long it is expected to take
 	@$(RUN) -m helpers.run.plan $(OPTIONS)

@@ -1,13 +1,14 @@
 """The notebooks of a profile as a graph for a cluster.  On one machine `make reproduce` does the same.
 
-    snakemake --executor slurm --jobs 20 --keep-going --config profile=standard seeds=[0,1,2]
+    make reproduce EXECUTOR=slurm PROFILE=standard SEEDS=0,1,2
 
-Each notebook makes what is missing, under the lab's file locks.  With `artifacts=true` what the notebooks share is
+`profiles/slurm` says how, docs/cluster.md what to adapt.  Each notebook makes what is missing, under the lab's file locks.  With `artifacts=true` what the notebooks share is
 made first, by steps of its own: which steps, `helpers/run/needs.json` says, which `make notebooks` derives from
 what the notebooks ask for in the profile quick.  What they ask for beyond that in a larger profile, they make.
 """
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -18,11 +19,20 @@ from helpers.run import notebook, plan
 PROFILE = config.get("profile", "quick")
 SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over strings
 ARTIFACTS = str(config.get("artifacts", False)).lower() == "true"
+GPUS = int(config.get("gpus", PROFILE in ("standard", "paper")))  # a step
+MEMORY = 16000 if GPUS else 6000  # MB a step
+UNKNOWN = 240  # minutes for what nobody has timed
 PYTHON = shlex.quote(sys.executable)
 REPORTS = Path("reports", PROFILE)
 RUNS = plan.runs(PROFILE, SEEDS)
 CHOICE = f"--profile {PROFILE} --seeds {','.join(map(str, SEEDS))}"
 REPORT = f"{PYTHON} -m helpers.run.report {CHOICE}"
+
+
+def minutes(*runs):
+    """Twice what the slowest of the runs is expected to take, and ten for the start."""
+    seconds = [run.seconds for run in runs]
+    return UNKNOWN if None in seconds else math.ceil(max(seconds) / 30) + 10
 
 
 # What the profile needs is checked once, not by each step; a GPU here only if the steps run here.
@@ -65,6 +75,10 @@ for step in STEPS:
         params:
             shlex.quote(step.asked),
         threads: 1
+        resources:
+            runtime=minutes(*(run for run in RUNS if run.name in step.wanted_by)),
+            mem_mb=MEMORY,
+            gpu=GPUS,
         shell:
             f"{PYTHON} -m helpers.lab {{params}} --profile {PROFILE}"
 
@@ -82,5 +96,9 @@ for run in RUNS:
             made_from=notebook.fingerprint(run.notebook, run.values),
             command=shlex.join(run.command(sys.executable)),
         threads: 1
+        resources:
+            runtime=minutes(run),
+            mem_mb=MEMORY,
+            gpu=GPUS,
         shell:
             "{params.command}"

@@ -17,9 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from helpers import ROOT, write_atomically
+from helpers.lab.lease import lease
 from helpers.lab.recipes import Recipe, code_of
 
 
@@ -56,7 +55,7 @@ def make(kind: str, recipe: Recipe, build: Callable[[Path], tuple[dict, dict]]) 
 
     kind: short prefix of the file's name.
     recipe: everything that determines the result.
-    build: called under the file lock; `checkpoint` is a path where it may keep what it needs to resume after
+    build: called under a lock; `checkpoint` is a path where it may keep what it needs to resume after
         a kill (removed once the artifact is complete); `extra` is a dict of JSON-serialisable facts for the
         sidecar, such as a training history.
     ArtifactError for a truncated or foreign file.  A warning where the code has changed since and the
@@ -65,14 +64,15 @@ def make(kind: str, recipe: Recipe, build: Callable[[Path], tuple[dict, dict]]) 
     target = path(kind, recipe)
     target.parent.mkdir(parents=True, exist_ok=True)
     code = code_of(recipe.made)
-    with FileLock(f"{target}.lock"):
-        if not target.exists():
-            checkpoint = target.with_suffix(".checkpoint")
-            started = time.perf_counter()
-            tensors, extra = build(checkpoint)
-            seconds = round(time.perf_counter() - started, 1)
-            _write(target, recipe, tensors, {**extra, "seconds": seconds, "code": code})
-            checkpoint.unlink(missing_ok=True)
+    if not target.exists():
+        with lease(target.with_name(f"{target.name}.lock")):
+            if not target.exists():  # somebody else has made it meanwhile
+                checkpoint = target.with_suffix(".checkpoint")
+                started = time.perf_counter()
+                tensors, extra = build(checkpoint)
+                seconds = round(time.perf_counter() - started, 1)
+                _write(target, recipe, tensors, {**extra, "seconds": seconds, "code": code})
+                checkpoint.unlink(missing_ok=True)
     artifact = load(target)
     _compare(artifact, code)
     return artifact

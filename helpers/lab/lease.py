@@ -1,0 +1,97 @@
+"""A lock on a file that holds on a shared file system, too, and that no dead process or host can keep.
+
+flock is not to be relied on between the nodes of a cluster.  A hard link is: it is made or not, and all see it.
+Who holds the lock touches it now and then; where nobody does, the next one takes it over.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+BEAT = 15.0  # seconds between two signs of life
+STALE = 120.0  # seconds without one, on the waiting one's own clock, after which a lock is taken over
+LOOK = 0.2  # seconds between two looks at a lock that somebody holds
+
+
+@contextmanager
+def lease(file: Path) -> Iterator[None]:
+    """Hold the lock `file` inside; wait for it before.  OSError where its folder cannot be written to."""
+    mine = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    me = psutil.Process()
+    mine.write_text(json.dumps([socket.gethostname(), me.pid, me.create_time()]), encoding="utf-8")
+    over = threading.Event()
+    try:
+        _acquire(file, mine)
+        threading.Thread(target=_beat, args=(mine, over), daemon=True).start()
+        yield
+    finally:
+        over.set()
+        with suppress(FileNotFoundError):  # it was taken over
+            if file.samefile(mine):
+                file.unlink()
+        mine.unlink(missing_ok=True)
+
+
+def _acquire(file, mine):
+    seen, since = None, time.monotonic()
+    while True:
+        with suppress(FileExistsError):
+            os.link(mine, file)
+        if mine.stat().st_nlink > 1:  # over a network the answer may be lost, and the link is there
+            return
+        sign = _sign(file)
+        if sign != seen:
+            seen, since = sign, time.monotonic()
+        if sign and (_is_dead(file) or time.monotonic() - since > STALE):
+            _take_away(file, sign)
+        else:
+            time.sleep(LOOK)
+
+
+def _beat(mine, over):
+    while not over.wait(BEAT):
+        with suppress(OSError):
+            os.utime(mine)  # the same file as the lock
+
+
+def _sign(file):
+    """What changes with each sign of life: not a time to be compared, for clocks differ and jump."""
+    with suppress(FileNotFoundError):
+        status = file.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
+
+
+def _is_dead(file):
+    """Whether the lock's holder was a process of this machine that is no more."""
+    try:
+        host, pid, started = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:  # not one of ours
+        return True
+    if host != socket.gethostname():
+        return False
+    try:
+        return psutil.Process(pid).create_time() != started
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _take_away(file, sign):
+    """Remove the lock that gave this sign of life; one that is newer is put back."""
+    gone = file.with_name(f".{file.name}.{uuid.uuid4().hex}.stale")
+    with suppress(FileNotFoundError):
+        file.rename(gone)
+        if _sign(gone) != sign:
+            with suppress(FileExistsError):
+                os.link(gone, file)
+        gone.unlink()

@@ -1,0 +1,124 @@
+"""The lock of artifacts: one holder at a time, and none that is dead."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from helpers import ROOT
+from helpers.lab import lease as module
+from helpers.lab.lease import lease
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from helpers.lab.lease import lease
+with lease(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "BEAT", 0.1)
+    monkeypatch.setattr(module, "STALE", 1.0)
+    monkeypatch.setattr(module, "LOOK", 0.02)
+
+
+def count(file, lock, times):
+    for _ in range(times):
+        with lease(lock):
+            number = int(file.read_text())
+            time.sleep(0.001)
+            file.write_text(str(number + 1))
+
+
+def test_nothing_is_left_behind(tmp_path):
+    with lease(tmp_path / "a.lock"):
+        assert (tmp_path / "a.lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_take_turns(tmp_path):
+    file, lock = tmp_path / "number", tmp_path / "a.lock"
+    file.write_text("0")
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=count, args=(file, lock, 20)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert file.read_text() == "60"
+
+
+def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
+    lock = tmp_path / "a.lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    started = time.monotonic()
+    with lease(lock):
+        assert time.monotonic() - started < 0.9  # not by age
+
+
+def foreign(lock):
+    lock.write_text(json.dumps([f"not-{socket.gethostname()}", os.getpid(), 0.0]))
+
+
+def test_the_lock_of_a_dead_host_is_taken_over_after_some_time(tmp_path):
+    foreign(tmp_path / "a.lock")
+    started = time.monotonic()
+    with lease(tmp_path / "a.lock"):
+        assert 0.9 < time.monotonic() - started < 10
+
+
+def test_a_lock_with_signs_of_life_is_respected_whatever_its_clock_says(tmp_path):
+    lock, over = tmp_path / "a.lock", threading.Event()
+    foreign(lock)
+
+    def live():
+        k = 0
+        while not over.wait(0.2):
+            k += 1
+            os.utime(lock, (k, k))  # of 1970: the clocks differ
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    waiter = threading.Thread(target=count_once, args=(lock, []), daemon=True)
+    waiter.start()
+    time.sleep(2.5)
+    assert waiter.is_alive()
+    over.set()
+    thread.join()
+    lock.unlink()
+    waiter.join(5)
+    assert not waiter.is_alive()
+
+
+def count_once(lock, entered):
+    with lease(lock):
+        entered.append(True)
+
+
+def test_a_file_that_is_no_lock_of_ours_holds_nobody_up(tmp_path):
+    (tmp_path / "a.lock").touch()  # as an earlier version left them
+    with lease(tmp_path / "a.lock"):
+        pass
+
+
+def test_a_lock_that_is_newer_than_the_stale_one_is_put_back(tmp_path):
+    lock = tmp_path / "a.lock"
+    foreign(lock)
+    module._take_away(lock, (0, 0))
+    assert lock.exists()
