@@ -82,7 +82,7 @@ site: $(INSTALLED)  ## build the site: notebooks, docs and syllabus as pages, wi
 	$(RUN) -m pages.build
 
 lock: $(INSTALLED)  ## choose the newest versions that pyproject.toml allows: requirements.lock
-	$(RUN) -m uv pip compile --universal --upgrade --extra test --no-header --no-annotate --quiet \
+	$(VENV)/bin/uv pip compile --universal --upgrade --extra test --no-header --no-annotate --quiet \
 	  --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
 clean:  ## delete reports, quick results and caches; .venv and data/ stay

@@ -38,9 +38,11 @@ def make(venv: Path) -> None:
             _run([[sys.executable, "-m", "venv", "--clear", str(venv)]])
         if uv is None and _try([python, "-m", "pip", "install", *PATIENCE, "uv"]) is None:
             uv = venv / "bin" / "uv"
-        others = Path(folder) / "others.txt"
-        others.write_text("uv\n--editable .\n")
-        _run([*_by_uv(uv, "sync", "--compile-bytecode", python, LOCK, others), *_by_pip(python)])
+        project = Path(folder) / "project.txt"
+        project.write_text("--editable .\n")
+        _run([*_by_uv(uv, "sync", "--compile-bytecode", python, LOCK, project), *_by_pip(python)])
+        if uv and not (venv / "bin" / "uv").exists():
+            shutil.copy2(uv, venv / "bin" / "uv")  # for the next time, perhaps without a network
         for command in _by_uv(uv, "install", "--no-deps", python, OPTIONAL):
             if _try(command) is None:
                 break
