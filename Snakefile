@@ -20,7 +20,7 @@ PROFILE = config.get("profile", "quick")
 SEEDS = [int(seed) for seed in config.get("seeds", [0])]  # --config hands over strings
 ARTIFACTS = str(config.get("artifacts", False)).lower() == "true"
 GPUS = int(config.get("gpus", PROFILE in ("standard", "paper")))  # a step
-MEMORY = 16000 if GPUS else 6000  # MB a step
+MEMORY = int(config.get("memory", 16000 if GPUS else 6000))  # MB a step
 UNKNOWN = 240  # minutes for what nobody has timed
 PYTHON = shlex.quote(sys.executable)
 REPORTS = Path("reports", PROFILE)

@@ -44,6 +44,7 @@ def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Pa
         legend=LEGEND,
         scales=Markup(page.markdown(scales.section())),
     )
+    index.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(index, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return index
 
