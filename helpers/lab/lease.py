@@ -1,6 +1,6 @@
 """A lock on a file that holds on a shared file system, too, and that no dead process or host can keep.
 
-flock is not to be relied on between the nodes of a cluster.  A hard link is: it is made or not, and all see it.
+flock is not to be relied on between the nodes of a cluster.  A hard link is: made or not, for all to see.
 Who holds the lock touches it now and then; where nobody does, the next one takes it over.
 """
 
