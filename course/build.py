@@ -60,10 +60,12 @@ def run_solutions(runs: list[plan.Run], cores: int) -> list[str]:
             command = [sys.executable, "-m", "helpers.run.exercises", str(run.notebook)]
             command += [str(folder / run.notebook.name)]
             jobs.append(pool.Job(run.name, command, run.seconds, run.needs))
-    failed = pool.work(jobs, cores, lambda job, seconds, output: None)
-    for job in jobs:
-        if job not in failed:
+
+    def ended(job, seconds, output):
+        if output is None:  # it has not failed
             copies.keep(job.name, keys[job.name], folder / f"{job.name}.ipynb")
+
+    failed = pool.work(jobs, cores, ended)
     return [f"{job.name}: its exercises fail, and its solutions stay without outputs" for job in failed]
 
 
