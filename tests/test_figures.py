@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.measure.labels import label
 from helpers.measure.rates import Rate, Score
 from helpers.show import figures, widgets
-from helpers.show.labels import label
 from helpers.threats import Defended
 
 

@@ -5,8 +5,8 @@ import pytest
 from helpers import ledger
 from helpers.attacks import ATTACKS
 from helpers.lab import profiles
+from helpers.measure.labels import label
 from helpers.show import glossary
-from helpers.show.labels import label
 
 
 def test_every_attack_is_explained_and_nothing_else():

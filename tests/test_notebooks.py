@@ -12,8 +12,8 @@ import pytest
 
 from helpers import ROOT, ledger
 from helpers.lab import profiles
+from helpers.measure.labels import label
 from helpers.run import navigation
-from helpers.show.labels import label
 
 FOLDER = ROOT / "notebooks"
 NAMES = sorted(file.name for file in FOLDER.glob("[0-9]*.ipynb"))

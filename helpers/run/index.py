@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from helpers import ROOT, write_atomically
 from helpers.lab import profiles
+from helpers.measure.labels import label
 from helpers.measure.verdicts import LEGEND
 from helpers.run import page, plan, scales
 
@@ -32,6 +33,7 @@ def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Pa
         _page(notebook)
     results = _results(results or ROOT / "results" / profile, runs)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["label"] = label
     environment.filters["verdict"] = _badges
     template = environment.from_string(Path(__file__).with_name("index.html.j2").read_text(encoding="utf-8"))
     text = template.render(

@@ -22,9 +22,9 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 
 from helpers import seeded
+from helpers.measure.labels import label as label  # a notebook says figures.label
 from helpers.measure.rates import Rate, Score, in_parts, predict
 from helpers.measure.verdicts import gain_verdict
-from helpers.show.labels import label as label  # a notebook says figures.label
 
 Number = float | Rate | Score
 

@@ -9,7 +9,7 @@ from IPython.display import HTML
 
 from helpers import ledger
 from helpers.lab import profiles
-from helpers.show.labels import label
+from helpers.measure.labels import label
 
 ENTRIES = yaml.safe_load((ledger.FOLDER / "glossary.yaml").read_text(encoding="utf-8"))
 

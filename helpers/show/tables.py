@@ -10,9 +10,9 @@ from torch import Tensor
 
 from helpers.lab import Experiment
 from helpers.measure.comparison import Comparison, cell
+from helpers.measure.labels import label
 from helpers.measure.rates import Rate, Score, gain, rate_of
 from helpers.measure.verdicts import CLAIM, LEGEND, gain_verdict, kept, verdict
-from helpers.show.labels import label
 
 FOLDED = 15  # rows from which on a closing table is folded
 
