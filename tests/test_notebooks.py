@@ -146,12 +146,10 @@ CHECKS = [
     sections_without_an_end,
     no_last_word,
 ]
-# Those that all notebooks pass.
-ENABLED = [dead_links]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("check", ENABLED)
+@pytest.mark.parametrize("check", CHECKS)
 def test_a_notebook_is_fit_to_be_read(check, name):
     assert check(read(name), name) == []
 
