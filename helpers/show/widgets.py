@@ -85,12 +85,18 @@ def _control(name, values):
 
 
 def _captioned(picture: bytes) -> bytes:
-    """The PNG with `FIRST` written below it."""
-    page = Image.open(BytesIO(picture)).convert("RGB")
-    canvas = Image.new("RGB", (max(page.width, 480), page.height + 26), "white")
+    """The PNG with `FIRST` written below it, in the picture's own palette."""
+    page = Image.open(BytesIO(picture))
+    palette = list(zip(*[iter(page.getpalette())] * 3, strict=True))
+    sums = [sum(colour) for colour in palette]
+    white, dark = sums.index(max(sums)), min(range(len(sums)), key=lambda i: abs(sums[i] - 255))
+    canvas = Image.new("P", (max(page.width, 480), page.height + 26), white)
+    canvas.putpalette(page.getpalette())
     canvas.paste(page)
     font = ImageFont.load_default(size=13)
-    ImageDraw.Draw(canvas).text((6, page.height + 5), FIRST, fill="#555555", font=font)
+    draw = ImageDraw.Draw(canvas)
+    draw.fontmode = "1"  # no shades in between, which the palette lacks
+    draw.text((6, page.height + 5), FIRST, fill=dark, font=font)
     buffer = BytesIO()
-    canvas.quantize(64).save(buffer, format="png", optimize=True)
+    canvas.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
