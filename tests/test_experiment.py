@@ -289,7 +289,7 @@ def test_an_attack_that_is_stopped_goes_on_with_the_images_it_has_not_finished(m
     with pytest.raises(KeyboardInterrupt):
         lab.attack("pgd", lab.target())
     (kept,) = (tmp_path / "others").glob("*.checkpoint")
-    assert len(torch.load(kept)) == 20
+    assert len(torch.load(kept, weights_only=True)) == 20
     assert torch.equal(lab.attack("pgd", lab.target()), whole) and calls == [10, 10, 10, 10]
     assert not kept.exists()
 
@@ -631,6 +631,8 @@ def test_whatever_was_asked_for_can_be_asked_for_again(mini, tmp_path, monkeypat
     models += [lab.target(), bpda(lab.defense("none")), lab.target("smoothed")]
     for model in models:
         lab.attack("pgd", model, n=3, steps=1)
+    for model in (dir_, lab.defense("none")):  # a layer has its name in the pipeline, also where that is bare
+        lab.attack("feature_pgd", model, n=3, layer="target.conv2", eps=0.1, steps=1)
     made = written(tmp_path)
 
     mini("dir")  # nothing in memory

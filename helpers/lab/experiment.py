@@ -209,7 +209,11 @@ def again(asked: dict[str, Any], profile: str) -> nn.Module | Tensor:
         return lab.defense(asked["defense"], **keywords, **changes)
     if "attack" in asked:
         keywords = {key: asked[key] for key in ("split", "n") if key in asked}
-        return lab.attack(asked["attack"], again(asked["victim"], profile), **keywords, **changes)
+        victim = again(asked["victim"], profile)
+        layer = (lab.attack_settings(asked["attack"]) | changes).get("layer") or ""
+        if layer.startswith("target.") and not isinstance(victim, Defended):  # named as in a pipeline
+            victim = Defended(victim, nn.Identity())
+        return lab.attack(asked["attack"], victim, **keywords, **changes)
     return lab.target(asked["target"])
 
 
