@@ -210,8 +210,9 @@ def again(asked: dict[str, Any], profile: str) -> nn.Module | Tensor:
     if "attack" in asked:
         keywords = {key: asked[key] for key in ("split", "n") if key in asked}
         victim = again(asked["victim"], profile)
-        layer = (lab.attack_settings(asked["attack"]) | changes).get("layer") or ""
-        if layer.startswith("target.") and not isinstance(victim, Defended):  # named as in a pipeline
+        settings = lab.recipes.attack(asked["attack"], None, **changes).made["settings"]
+        in_pipeline = str(settings.get("layer")).startswith("target.")
+        if in_pipeline and not isinstance(victim, Defended):
             victim = Defended(victim, nn.Identity())
         return lab.attack(asked["attack"], victim, **keywords, **changes)
     return lab.target(asked["target"])
