@@ -94,7 +94,9 @@ def keep(name: str, key: str, executed: Path) -> None:
     """Keep the outputs of the solutions in `executed`, a notebook that `helpers.run.exercises` ran."""
     notebook = file.clean(nbformat.read(executed, as_version=4))
     cells = [cell for cell in notebook.cells if exercises.SOLUTION in exercises.tags(cell)]
-    content = {"key": key, "outputs": [cell.outputs for cell in cells]}
+    # Warnings name files of this machine, and speak of its artifacts.
+    shown = [[output for output in cell.outputs if output.get("name") != "stderr"] for cell in cells]
+    content = {"key": key, "outputs": shown}
     text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     OUTPUTS.mkdir(exist_ok=True)
     write_atomically(OUTPUTS / f"{name}.json", lambda place: place.write_text(text, encoding="utf-8"))

@@ -81,8 +81,11 @@ def test_outputs_are_kept_for_the_code_that_made_them(tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "OUTPUTS", tmp_path / "outputs")
     executed = nbformat.v4.new_notebook()
     shown = nbformat.v4.new_output("stream", text="0.5\n")
+    warning = nbformat.v4.new_output("stream", name="stderr", text="/here/artifacts: UserWarning")
     for tags in ([], [exercises.SOLUTION], [exercises.SOLUTION]):
-        cell = nbformat.v4.new_code_cell("x", metadata={"tags": tags}, outputs=[shown] if tags else [])
+        cell = nbformat.v4.new_code_cell(
+            "x", metadata={"tags": tags}, outputs=[shown, warning] if tags else []
+        )
         executed.cells.append(cell)
     nbformat.write(executed, tmp_path / "executed.ipynb")
     copies.keep("22_x", "a key", tmp_path / "executed.ipynb")
