@@ -4,9 +4,11 @@ One rule holds in the whole project: images are float NCHW tensors in [0,1], lab
 numbers. `load` returns them so, `check_images` rejects anything else.
 """
 
+import gzip
 import hashlib
 import math
 import os
+import shutil
 import socket
 import tarfile
 import zipfile
@@ -15,14 +17,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
 
-from helpers import ROOT
+from helpers import ROOT, write_atomically
 
 DATA = ROOT / "data"
 SPLITS = ("train", "test")
@@ -312,20 +313,36 @@ def _archives(name: str) -> list[_Archive]:
 
 
 def _unpack(archive: Path, files: list[Path]) -> None:
-    """Take `files` out of a .tar.gz (in which they have the paths they get beside it) or a .gz."""
-    from torchvision.datasets.utils import extract_archive
+    """Take `files` out of a .tar.gz (in which they have the paths they get beside it) or a .gz.
 
+    Only contents are read: no path and no link in the archive decides where anything is written.
+    """
     try:
-        with TemporaryDirectory(dir=archive.parent) as folder:  # so that a kill never leaves half a file
-            extract_archive(archive, folder)
-            for file in files:
-                file.parent.mkdir(exist_ok=True)
-                os.replace(Path(folder) / file.relative_to(archive.parent), file)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        if archive.name.endswith(".tar.gz"):
+            with tarfile.open(archive) as tar:
+                for file in files:
+                    _copy(tar.extractfile(file.relative_to(archive.parent).as_posix()), file)
+        else:
+            with gzip.open(archive) as content:
+                _copy(content, *files)
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise DataError(
             f"{archive} cannot be unpacked ({_describe(archive)}; {error}): delete it and "
             "load again, or put a whole copy in its place"
         ) from error
+
+
+def _copy(content: IO[bytes] | None, file: Path) -> None:
+    """Write what an archive holds of a file; at once, so that a kill never leaves half of it."""
+    if content is None:
+        raise KeyError(f"{file.name} is no file in it")
+    file.parent.mkdir(exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as unpacked:
+            shutil.copyfileobj(content, unpacked)
+
+    write_atomically(file, write)
 
 
 def _what_to_put(name: str) -> str:

@@ -4,13 +4,13 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import pickle
 import re
 import socket
 import sys
 import tarfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pickle import dumps
 from threading import Thread
 
 import numpy as np
@@ -511,7 +511,7 @@ def test_full_cifar10_is_downloaded_unpacked_and_read(mirror, tmp_path, monkeypa
         part = slice(10 * i, 10 * i + 10)
         rows = images[part].transpose(0, 3, 1, 2).reshape(10, 3072)
         content[batch] = {"data": rows, "labels": labels[part].tolist()}
-    content = {name: pickle.dumps(value) for name, value in content.items()}
+    content = {name: dumps(value) for name, value in content.items()}
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         for name, pickled in content.items():

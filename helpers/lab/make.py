@@ -204,7 +204,7 @@ def _attacked(recipe: Recipe, model: nn.Module, checkpoint: Path | None = None) 
     x, y = x[: made["n"]], y[: made["n"]]
     parts, saved = [x[:0]], time.monotonic()
     if checkpoint and checkpoint.exists():
-        parts = [torch.load(checkpoint, x.device)]
+        parts = [torch.load(checkpoint, x.device, weights_only=True)]
     for start in range(len(parts[0]), len(x), chunk):
         few = slice(start, start + chunk)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=made.get("precision") == "bf16"):

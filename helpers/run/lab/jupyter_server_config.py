@@ -17,6 +17,8 @@ def as_kept(model: dict, path: str, **_) -> None:
 
 
 c.ContentsManager.pre_save_hook = as_kept
+# Whatever the user's own configuration says; LAB_ARGS="--ip=…" says otherwise.  Jupyter makes up a token.
+c.ServerApp.ip = "localhost"
 c.ServerApp.root_dir = str(ROOT)
 c.LabApp.default_url = "/lab/tree/notebooks/00_start_here.ipynb"
 c.LabApp.app_settings_dir = str(Path(__file__).parent)  # overrides.json
