@@ -96,7 +96,7 @@ def main() -> None:
     if failure:
         traceback = output.with_suffix(".failed.ipynb")
         sys.exit(f"{args.notebook} failed: {failure}\nwith its traceback: {traceback}")
-    for numbers in sorted(PRIVATE.rglob("*.json")) if own else ():
+    for numbers in sorted(PRIVATE.rglob(f"{args.notebook.stem}*.json")) if own else ():
         if numbers.stat().st_mtime >= started:
             print(f"A run of your own: its numbers are in {numbers.relative_to(ROOT)}, not in results/.")
     if args.output is None:
