@@ -31,7 +31,7 @@ OPTIONS := --profile "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES" --only "$$O
 # Python's debugger in a kernel warns about frozen modules; nobody debugs here.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help env check reproduce plan test test-all style lab notebooks course site lock clean
+.PHONY: help env check reproduce plan test test-all style lab notebooks course site lock audit fresh clean
 .NOTPARALLEL:
 
 help:  ## list these targets
@@ -84,6 +84,12 @@ site: $(INSTALLED)  ## build the site: notebooks, docs and syllabus as pages, wi
 lock: $(INSTALLED)  ## choose the newest versions that pyproject.toml allows: requirements.lock
 	$(VENV)/bin/uv pip compile --universal --upgrade --extra test --no-header --no-annotate --quiet \
 	  --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+audit: $(INSTALLED)  ## ask for known vulnerabilities of what requirements.lock installs (needs a network)
+	@$(RUN) tests/audit.py
+
+fresh: $(INSTALLED)  ## run the fast tests with the newest versions that pyproject.toml allows (needs a network)
+	@$(RUN) tests/fresh.py
 
 clean:  ## delete reports, quick results and caches; .venv and data/ stay
 	rm -rf course/student course/instructor course/slides course/index.html course/node_modules
