@@ -49,13 +49,13 @@ def _line(result):
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def written(text: str, content: str) -> str:
+def written(text: str, content: str, first: str = BEGIN, last: str = END) -> str:
     """`text` with `content` between the two marks; ValueError without them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"the marks {BEGIN!r} and {END!r} are missing")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+        raise ValueError(f"the marks {first!r} and {last!r} are missing")
+    return f"{before}{first}\n{content}\n{last}{after}"
 
 
 if __name__ == "__main__":
