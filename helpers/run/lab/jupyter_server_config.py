@@ -17,7 +17,7 @@ def as_kept(model: dict, path: str, **_) -> None:
 
 
 c.ContentsManager.pre_save_hook = as_kept
-# Whatever the user's own configuration says; LAB_ARGS="--ip=…" says otherwise.  Jupyter makes up a token.
+# For this machine only, and with the token that Jupyter makes up; LAB_ARGS="--ip=…" says otherwise.
 c.ServerApp.ip = "localhost"
 c.ServerApp.root_dir = str(ROOT)
 c.LabApp.default_url = "/lab/tree/notebooks/00_start_here.ipynb"
