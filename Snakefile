@@ -31,8 +31,8 @@ REPORT = f"{PYTHON} -m helpers.run.report {CHOICE}"
 
 def minutes(*runs):
     """Twice what the slowest of the runs is expected to take, and ten for the start."""
-    seconds = [run.seconds for run in runs]
-    return UNKNOWN if None in seconds else math.ceil(max(seconds) / 30) + 10
+    limit = math.ceil(max(run.seconds or 0 for run in runs) / 30) + 10
+    return max(UNKNOWN, limit) if any(run.estimated for run in runs) else limit
 
 
 # What the profile needs is checked once, not by each step; a GPU here only if the steps run here.

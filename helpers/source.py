@@ -141,6 +141,11 @@ def signature(definition: Definition) -> dict[str, Any]:
 
     Of a class those of `__init__`; those that it hands on to others (`**settings`) included.
     """
+    return dict(_signature(definition))
+
+
+@cache
+def _signature(definition):
     owner, function = _function_of(definition)
     if function is None:
         return {}

@@ -7,8 +7,8 @@ import yaml
 
 from helpers import ROOT, data
 from helpers.lab import profiles
-from helpers.lab.experiment import Experiment, row_of
-from helpers.lab.recipes import Recipes
+from helpers.lab.experiment import Experiment
+from helpers.lab.recipes import Recipes, row_of
 from helpers.run import plan
 
 SETTINGS = ROOT / "tests" / "paper_settings.json"

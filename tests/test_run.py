@@ -264,9 +264,10 @@ def project(tmp_path, monkeypatch):
     )
     write(tmp_path / "notebooks" / "23_b.ipynb", "print(seed)")
     write(tmp_path / "notebooks" / "draft.ipynb")
-    need = {"paper": "arn", "dataset": "mnist", "attack": "pgd"}
+    target = {"paper": "arn", "dataset": "mnist", "target": "lenet5_clean"}
+    need = {"paper": "arn", "dataset": "mnist", "attack": "pgd", "n": 60, "victim": target}
     (tmp_path / "times.json").write_text(json.dumps({"quick": {"22_a": 30, "23_b": 90}}))
-    (tmp_path / "needs.json").write_text(json.dumps({"23_b": [need | {"victim": need}]}))
+    (tmp_path / "needs.json").write_text(json.dumps({"23_b": [need]}))
     monkeypatch.setattr(plan, "ROOT", tmp_path)
     monkeypatch.setattr(plan, "TIMES", tmp_path / "times.json")
     monkeypatch.setattr(plan, "NEEDS", tmp_path / "needs.json")
@@ -292,12 +293,16 @@ def test_larger_profiles_run_the_other_data_sets_and_every_seed(project):
     ]
 
 
-def test_needs_move_to_another_data_set_and_seed(project):
+def test_needs_move_to_another_data_set_seed_and_profile(project):
+    """And quick's numbers of images and slim targets do not come along."""
     runs = {run.name: run for run in plan.runs("paper", [0, 2])}
     (plain,), (moved,) = (map(json.loads, runs[name].needs) for name in ("23_b", "23_b.cifar10.seed2"))
     assert plain["dataset"] == plain["victim"]["dataset"] == "mnist" and "seed" not in plain
     for one in (moved, moved["victim"]):
         assert (one["dataset"], one["seed"]) == ("cifar10", 2)
+    assert moved["victim"]["target"] == "target" and "n" not in moved
+    (quick,) = (json.loads(need) for run in plan.runs("quick") for need in run.needs)
+    assert (quick["victim"]["target"], quick["n"]) == ("lenet5_clean", 60)
 
 
 @pytest.mark.parametrize(
@@ -324,8 +329,26 @@ def test_the_plan_names_times_and_the_total(project, monkeypatch, capsys):
 def test_what_is_not_recorded_is_estimated_where_the_profile_does(project, monkeypatch):
     guessed = profiles.profile("paper").model_copy(update={"minutes": {"22": 40, "23_b.cifar10": 9}})
     monkeypatch.setattr(profiles, "profile", lambda name: guessed)
-    assert [run.seconds for run in plan.runs("paper")] == [2400, None, 540]
+    first, second, third = plan.runs("paper")
+    assert (first.seconds, third.seconds) == (2400, 540)
+    assert first.estimated and second.estimated and second.seconds > plan.START  # from FLOPs
     assert [run.seconds for run in plan.runs("quick")] == [30, 90]
+
+
+def test_on_a_gpu_what_two_runs_share_counts_for_the_first_and_recorded_times_win(
+    project, monkeypatch, capsys
+):
+    needs = json.loads(plan.NEEDS.read_text())
+    plan.NEEDS.write_text(json.dumps(needs | {"22_a": needs["23_b"]}))
+    plan.TIMES.write_text(json.dumps({"standard": {"23_b.cifar10": 77}}))
+    first, second, third = plan.runs("standard")
+    assert first.seconds > second.seconds == plan.START and third.seconds == 77 and not third.estimated
+    monkeypatch.setattr(sys, "argv", ["plan", "--profile", "standard"])
+    monkeypatch.setattr(plan, "LONG", 0)
+    plan.main()
+    out = capsys.readouterr().out
+    assert "of one H100." in out and "In one piece" in out
+    assert out.splitlines()[-1].startswith("Estimated from FLOPs") and "2 of these times" in out
 
 
 def test_the_profile_for_two_cores_is_a_nights_work():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helpers import threats
 from helpers.lab import make, profiles
-from helpers.lab.recipes import Recipe, Recipes, Seen
+from helpers.lab.recipes import Recipe, Recipes, Seen, is_request, row_of
 from helpers.threats import Defended, made_from
 
 
@@ -178,17 +178,6 @@ class Experiment:
         return dict(self.recipes.attack(name, None).made["settings"])
 
 
-def row_of(entry: str | dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """An entry of a grid of defenses: its row in the table, the defense's name, and the keywords for it."""
-    if isinstance(entry, str):
-        return entry, entry, {}
-    if "defense" in entry:
-        keywords = {key: value for key, value in entry.items() if key not in ("row", "defense")}
-        return entry.get("row", entry["defense"]), entry["defense"], keywords
-    ((method, seen),) = entry.items()
-    return f"{method}_{seen}", method, {"seen": seen}
-
-
 def again(asked: dict[str, Any], profile: str) -> nn.Module | Tensor:
     """What was asked for (a recipe's `asked`), made or loaded under `profile`."""
     if "part" in asked:
@@ -203,7 +192,7 @@ def again(asked: dict[str, Any], profile: str) -> nn.Module | Tensor:
             model = Defended(model, nn.Identity())
         return getattr(threats, asked["threat"])(model, **settings)
     lab = Experiment(asked["paper"], asked["dataset"], profile, asked.get("seed", 0))
-    changes = {k: again(c, profile) if _is_request(c) else c for k, c in asked.get("changes", {}).items()}
+    changes = {k: again(c, profile) if is_request(c) else c for k, c in asked.get("changes", {}).items()}
     if "defense" in asked:
         keywords = {key: asked[key] for key in ("seen", "target", "wanted") if key in asked}
         return lab.defense(asked["defense"], **keywords, **changes)
@@ -216,10 +205,6 @@ def again(asked: dict[str, Any], profile: str) -> nn.Module | Tensor:
             victim = Defended(victim, nn.Identity())
         return lab.attack(asked["attack"], victim, **keywords, **changes)
     return lab.target(asked["target"])
-
-
-def _is_request(value):
-    return isinstance(value, dict) and ("paper" in value or "of" in value or "then" in value)
 
 
 def _recipe(keyword, module):

@@ -8,6 +8,7 @@ its recipe.
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -234,6 +235,70 @@ class Recipes:
         pgd = self.spec.attacks.get("pgd")
         settings = {"eps": pgd.settings["eps"]} if lacks_eps and pgd else {}
         return profiles.AttackSpec(attack=name, settings=settings)
+
+
+def row_of(entry: str | dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """An entry of a grid of defenses: its row in the table, the defense's name, and the keywords for it."""
+    if isinstance(entry, str):
+        return entry, entry, {}
+    if "defense" in entry:
+        keywords = {key: value for key, value in entry.items() if key not in ("row", "defense")}
+        return entry.get("row", entry["defense"]), entry["defense"], keywords
+    ((method, seen),) = entry.items()
+    return f"{method}_{seen}", method, {"seen": seen}
+
+
+def again(asked: dict[str, Any], profile: str) -> Recipe:
+    """The recipe of what was asked for (`Recipe.asked`) under `profile`, whichever it was asked under.
+
+    ValueError for names that this profile does not have.
+    """
+    return _again(json.dumps(asked, sort_keys=True), profile)
+
+
+@cache  # the same targets stand in hundreds of questions
+def _again(text, profile):
+    asked = json.loads(text)
+    if "part" in asked:
+        return again(asked["of"], profile).part(asked["part"])
+    if "then" in asked:
+        denoiser, target = (again(one, profile) for one in asked["then"])
+        return denoiser.then(target)
+    if "threat" in asked:
+        settings = {k: again(s, profile) if isinstance(s, dict) else s for k, s in asked["settings"].items()}
+        return again(asked["of"], profile).under(asked["threat"], **settings)
+    recipes = Recipes(asked["paper"], asked["dataset"], profile, asked.get("seed", 0))
+    changes = {k: again(c, profile) if is_request(c) else c for k, c in asked.get("changes", {}).items()}
+    if "defense" in asked:
+        keywords = {key: asked[key] for key in ("seen", "target", "wanted") if key in asked}
+        return recipes.defense(asked["defense"], **keywords, **changes)
+    if "attack" in asked:
+        keywords = {key: asked[key] for key in ("split", "n") if key in asked}
+        return recipes.attack(asked["attack"], again(asked["victim"], profile), **keywords, **changes)
+    return recipes.target(asked["target"])
+
+
+def artifacts(asked: list[dict[str, Any]], profile: str) -> dict[str, Recipe]:
+    """{key: recipe} of all trained methods and adversarial sets behind what is asked for, by its name.
+
+    What `profile` does not have is left out: no notebook asks for it there.
+    """
+    found, waiting = {}, []
+    for one in asked:
+        with suppress(ValueError):
+            waiting.append(again(one, profile))
+    while waiting:
+        recipe = waiting.pop()
+        if "method" in recipe.made or "attack" in recipe.made:
+            found[recipe.key] = recipe
+        for part in recipe.parts.values():
+            waiting += part if isinstance(part, list) else [part]
+    return found
+
+
+def is_request(value: Any) -> bool:
+    """Whether a setting is a network of the lab, as it was asked for."""
+    return isinstance(value, dict) and ("paper" in value or "of" in value or "then" in value)
 
 
 def code_of(made: dict[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ run for each of these data sets.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers import ROOT
@@ -15,6 +15,8 @@ from helpers.run import notebook as file
 from helpers.run import options
 
 # {profile: {name of a run: seconds}}, and {notebook: what it asks `Experiment` for in the profile quick}
+START, LONG = 30, 600  # seconds: a notebook's imports, data and figures; a piece that is worth cutting
+
 TIMES, NEEDS = (Path(__file__).with_name(name) for name in ("times.json", "needs.json"))
 
 
@@ -22,7 +24,9 @@ TIMES, NEEDS = (Path(__file__).with_name(name) for name in ("times.json", "needs
 class Run:
     """One notebook with the parameters that differ from its defaults.
 
-    seconds: what it took when it was recorded, with one thread, else the profile's estimate; None: unknown.
+    seconds: what it took when it was recorded, with one thread or on the GPU, else an
+        estimate; None: unknown.
+    estimated: whether it is one.
     needs: the artifacts that it asks for, as JSON (`asked` of their recipes).
     """
 
@@ -32,6 +36,7 @@ class Run:
     values: dict = field(hash=False)
     seconds: float | None = None
     needs: frozenset[str] = frozenset()
+    estimated: bool = False
 
     @property
     def failed(self) -> Path:
@@ -90,11 +95,55 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
                 values = {n: v for n, v in values.items() if v != defaults.get(n)}
                 full = name + (f".seed{seed}" if seed else "")
                 output = ROOT / "reports" / profile / f"{full}.ipynb"
-                asked = [_moved(need, {default: dataset}, seed) for need in needs.get(notebook.stem, [])]
+                asked = needs.get(notebook.stem, [])
+                if profile != "quick":
+                    asked = [_moved(need, {default: dataset}, seed, profile) for need in asked]
                 asked = frozenset(json.dumps(need, sort_keys=True) for need in asked)
                 guess = next((60 * m for start, m in estimates.items() if name.startswith(start)), None)
-                found.append(Run(full, notebook, output, values, times.get(name, guess), asked))
-    return [run for run in found if not only or run.name.startswith(tuple(only))]
+                took = times.get(name, guess)
+                found.append(Run(full, notebook, output, values, took, asked, estimated=name not in times))
+    found = [run for run in found if not only or run.name.startswith(tuple(only))]
+    return _estimated(profile, found, needs) if _profiles().profile(profile).gpu else found
+
+
+def _estimated(profile, planned, needs):
+    """The runs, with a time for each that has none: START, and what no run before it has made.
+
+    needs: those of NEEDS; a notebook that is not there keeps an unknown time.
+    """
+    made, timed = {}, []
+    for run in planned:
+        fresh = {key: took for key, (_, took) in pieces(profile, [run]).items() if key not in made}
+        made |= fresh
+        if run.seconds is None and run.notebook.stem in needs:
+            run = replace(run, seconds=START + sum(fresh.values()))
+        timed.append(run)
+    return timed
+
+
+def pieces(profile: str, planned: list[Run]) -> dict[str, tuple[str, float]]:
+    """All artifacts of the runs by their keys: as what each was asked for, and an estimate of its seconds."""
+    from helpers.lab import cost, recipes  # see `_profiles`
+
+    asked = [need for run in planned for need in _all_needs(profile, run)]
+    found = recipes.artifacts(asked, profile)
+    return {key: (json.dumps(one.asked), cost.seconds(one)) for key, one in found.items()}
+
+
+def _all_needs(profile, run):
+    """A run's needs, with what this scale's longer grids add to them."""
+    from helpers.run import grids
+
+    needs = [json.loads(need) for need in sorted(run.needs)]
+    paper = run.name.split("_")[1]
+    if paper not in _profiles().papers():
+        return needs
+    default = file.parameters(run.notebook).get("dataset")
+    specs = list(_profiles().load(paper, "quick"))
+    default = default.default if default and default.default in specs else specs[0]
+    place = {"paper": paper, "dataset": run.values.get("dataset", default), "seed": run.values.get("seed", 0)}
+    code = run.notebook.read_text(encoding="utf-8").replace('\\"', '"')
+    return grids.grown(needs, code, place, default, profile)
 
 
 def by_value(profile: str, planned: list[Run]) -> list[Run]:
@@ -141,17 +190,28 @@ def datasets(parameters: dict[str, file.Parameter]) -> list:
     return file.offered(parameter) or [parameter.default]
 
 
-def _moved(need, datasets, seed):
-    """What is asked for in the place of `need` for another data set and seed."""
+def _moved(need, datasets, seed, profile):
+    """What is asked for in the place of quick's `need`, for another profile, data set and seed."""
     if isinstance(need, list):
-        return [_moved(one, datasets, seed) for one in need]
+        return [_moved(one, datasets, seed, profile) for one in need]
     if not isinstance(need, dict):
         return need
-    moved = {name: _moved(one, datasets, seed) for name, one in need.items()}
+    moved = {name: _moved(one, datasets, seed, profile) for name, one in need.items()}
     if "paper" in need:
         moved["dataset"] = datasets.get(need["dataset"], need["dataset"])
         moved |= {"seed": need.get("seed", 0) + seed} if seed else {}
+        moved.pop("n", None)  # as many images as the profile says
+        if "target" in need and "defense" not in need:
+            moved["target"] = _role(need)
     return moved
+
+
+def _role(need):
+    """The name by which every profile knows the target that is one of quick's slim ones."""
+    spec = _profiles().load(need["paper"], "quick").get(need["dataset"])
+    roles = {name: role for role, name in spec.targets.items()} if spec else {}
+    roles |= {spec.targets.get(spec.target, spec.target): "target"} if spec else {}
+    return roles.get(need["target"], need["target"])
 
 
 def read(kept: Path) -> dict:
@@ -173,13 +233,23 @@ def main() -> None:
     planned = runs(args.profile, args.seeds, args.only)
     for run in planned:
         print(f"{run.name:<48} {told(run.seconds):>12}{'  done' if run.is_done() else ''}")
-    known = [run.seconds for run in planned if run.seconds is not None]
+    profile, known = (
+        _profiles().profile(args.profile),
+        [run.seconds for run in planned if run.seconds is not None],
+    )
     total = told(sum(known) if known else None)
     if 0 < len(known) < len(planned):
         total += f" and {len(planned) - len(known)} notebooks of unknown time"
-    print(f"{len(planned)} notebooks, {total} of one core from nothing; CORES={args.cores} at a time.")
-    if _profiles().profile(args.profile).minutes:
-        print("Where no time was recorded yet it is estimated.")
+    machine = "one H100" if profile.gpu else f"one core from nothing; CORES={args.cores} at a time"
+    print(f"{len(planned)} notebooks, {total} of {machine}.")
+    if profile.gpu:
+        for asked, seconds in sorted(pieces(args.profile, planned).values(), key=lambda piece: -piece[1]):
+            if seconds > LONG:
+                print(f"In one piece {told(seconds)}: {asked}")
+    guessed = sum(run.estimated and run.seconds is not None for run in planned)
+    if guessed:
+        how = " from FLOPs, of what quick asks for" if profile.gpu else ", where no time was recorded yet"
+        print(f"Estimated{how}: {guessed} of these times.")
 
 
 if __name__ == "__main__":
