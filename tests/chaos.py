@@ -249,12 +249,16 @@ def undisturbed(world: Path) -> Reference:
     reference.folder.mkdir()
     for job in SHARES:
         folder = world / f"alone {job}"
-        folder.mkdir()
-        started = time.monotonic()
-        run = Run(job, world, folder)
-        if not run.wait() or run.status != 0:
-            sys.exit(f"{job} fails without any fault: {run.said()}")
-        reference.seconds[job] = time.monotonic() - started
+        took = []
+        for _ in range(1 if job == "notebook" else 2):  # the first run of all is a slow one
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            started = time.monotonic()
+            run = Run(job, world, folder)
+            if not run.wait() or run.status != 0:
+                sys.exit(f"{job} fails without any fault: {run.said()}")
+            took.append(time.monotonic() - started)
+        reference.seconds[job] = min(took)
         reference.tables[job] = run.table()
         for file in folder.glob("*.safetensors"):
             reference.tensors[file.name] = artifacts.load(file).tensors
