@@ -6,6 +6,7 @@ devices this raises; where a program would wait for the GPU it is written down (
 
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,9 @@ import helpers
 from helpers.attacks import ATTACKS
 from helpers.attacks.stickers import mask
 from helpers.defenses import add, ape_gan, arn, dir, hgd, jatp, nrp, robust_training, stochastic
+from helpers.measure import embedding, gradients, ladder, lid, rates
 from helpers.networks import build
+from helpers.show import figures
 from helpers.threats import Defended, bpda, eot, fixed_mask, gray_box, oblivious, white_box
 from helpers.training import fit
 
@@ -346,3 +349,50 @@ def test_the_masks_of_dir_are_drawn_on_the_device():
     few, many = (attacked("mask_adaptive", model, x, eps=0.1, steps=steps) for steps in (2, 5))
     assert few == many
     attacked("pgd", eot(model, 2), x, eps=0.1, steps=2)
+
+
+# --- what notebooks draw and measure ---
+
+
+LOOKED_AT = {
+    "image_grid, of a target": lambda p, x, y: figures.image_grid({"a": x, "b": 1 - x}, labels=y, target=p),
+    "image_grid, of predictions": lambda p, x, y: figures.image_grid({"a": x}, {"a": y}, y),
+    "restored_grid": lambda p, x, y: figures.restored_grid(p, x, 1 - x, y),
+    "map_grid": lambda p, x, y: figures.map_grid({"a": [x[0, 0], x[1, 0] - x[0, 0]]}, ["one", "two"]),
+    "panels": lambda p, x, y: figures.panels({"a": (x.flatten(1)[:, :2], y % 2)}),
+    "strip": lambda p, x, y: figures.strip([x[0], x[1] - x[0]], ["one", "two"]),
+    "embed": lambda p, x, y: embedding.embed(embedding.inputs_of(p.target, "linear2", x)),
+    "embed, images": lambda p, x, y: embedding.embed(x),
+    "separation": lambda p, x, y: embedding.separation(x.flatten(1), y % 2),
+    "probe": lambda p, x, y: embedding.probe([x, 1 - x]),
+    "read_off": lambda p, x, y: embedding.read_off(x, y % 2),
+    "lid": lambda p, x, y: lid.lid(x.flatten(1), x.flatten(1), 3),
+    "lid_features": lambda p, x, y: lid.lid_features(p.target, lid.noisy(x, 1 - x), x, ["conv2"], 3),
+    "of_images": lambda p, x, y: gradients.of_images(p, x, y),
+    "accuracy": lambda p, x, y: rates.accuracy(p, x, y),
+    "right_within": lambda p, x, y: rates.right_within(p, x, 1 - x, y, 0.3),
+    "targeted_accuracy": lambda p, x, y: rates.targeted_accuracy(p, x, y, (y + 1) % 10),
+    "fooling_rate": lambda p, x, y: rates.fooling_rate(p, x, 1 - x),
+    "withstood": lambda p, x, y: rates.broken_by_any(rates.withstood(p, {"pgd": 1 - x}, y)),
+    "passes": lambda p, x, y: rates.mean_accuracy(rates.passes(p, x, 2), y),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_what_notebooks_draw_and_measure_mixes_no_devices(name):
+    LOOKED_AT[name](pipeline(), images(40), labels(40))
+    plt.close("all")
+
+
+def test_the_ladder_of_attacks_mixes_no_devices(monkeypatch):
+    """Its rungs, judges and checks; AutoAttack's parts, which the engine cannot run here, are PGD's steps."""
+    for name in ("apgd_ce", "apgd_dlr"):
+        monkeypatch.setitem(ATTACKS, name, ATTACKS["pgd"])
+    p, x, y = pipeline(), images(6), labels(6)
+    substitute = moved(ape_gan.ApeGan(width=0.1)).eval()
+    rungs = ladder.climb(
+        p, x, y, eps=0.1, steps=2, queries=3, substitute=substitute, surrogate=slim("lenet5", 1)
+    )
+    assert len(rungs) >= 8
+    assert ladder.checklist(p, x, y, rungs) and len(ladder.table(rungs)) == len(rungs)
+    ladder.strongest(rungs), ladder.alarms(p, x, y, rungs)

@@ -147,7 +147,7 @@ def image_grid(
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
     figure.tight_layout(pad=0.3)
     right = {
-        title: f" ({int((np.asarray(said) == np.asarray(labels[: len(said)])).sum())} of {len(said)} right)"
+        title: f" ({int((_host(said) == _host(labels[: len(said)])).sum())} of {len(said)} right)"
         for title, said in (predictions or {}).items()
     }
     return described(figure, f"Images in rows: {', '.join(title + right.get(title, '') for title in rows)}.")
@@ -186,7 +186,7 @@ def map_grid(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[object]) -> 
         signed = min(float(m.min()) for m in maps) < 0
         scale = {"cmap": "RdBu_r", "vmin": -peak} if signed else {"cmap": "gray", "vmin": 0}
         for axis, one in zip(line, maps, strict=True):
-            axis.imshow(np.asarray(one), vmax=peak, **scale)
+            axis.imshow(_host(one), vmax=peak, **scale)
             _bare(axis)
         extent = f"{'±' if signed else '0 to '}{peak:.2g}"
         line[0].set_ylabel(f"{title}\n{extent}", rotation=0, ha="right", va="center", labelpad=8)
@@ -202,7 +202,7 @@ def strip(images: Sequence[Tensor], titles: Sequence[str]) -> Figure:
     for axis, image, title in zip(axes, images, titles, strict=True):
         if image.min() < 0:
             peak = float(image.abs().max())
-            axis.imshow(image.mean(0), cmap="RdBu_r", vmin=-peak, vmax=peak)
+            axis.imshow(_host(image.mean(0)), cmap="RdBu_r", vmin=-peak, vmax=peak)
         else:
             axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[], title=title)
@@ -425,7 +425,7 @@ def panels(embedded: Mapping[str, tuple], large: Mapping[str, Sequence[bool]] | 
 
     large: {title: bool (N,)}, points to be drawn larger, such as the adversarial ones among natural ones.
     """
-    listed = [one for _, members in embedded.values() for one in np.asarray(members).tolist()]
+    listed = [one for _, members in embedded.values() for one in _host(members).tolist()]
     classes = list(dict.fromkeys(listed))
     if all(isinstance(one, int) for one in classes):
         classes.sort()
@@ -434,8 +434,8 @@ def panels(embedded: Mapping[str, tuple], large: Mapping[str, Sequence[bool]] | 
     for axis, (title, (points, members)) in zip(axes[0], embedded.items(), strict=True):
         sizes = np.where((large or {}).get(title, np.zeros(len(points), dtype=bool)), 34, 9)
         for one, colour in zip(classes, palette, strict=True):
-            chosen = np.asarray(members) == one
-            cloud = np.asarray(points)[chosen].T
+            chosen = _host(members) == one
+            cloud = _host(points)[chosen].T
             axis.scatter(*cloud, s=sizes[chosen], color=colour, linewidths=0, alpha=0.7, label=label(one))
         axis.set(title=title, xticks=[], yticks=[])
     figure.tight_layout()  # before the legend, which would take its room from the last panel
@@ -456,6 +456,11 @@ def _value(number: Number) -> float:
 def _bare(axis: Axes) -> None:
     axis.set(xticks=[], yticks=[])
     sns.despine(ax=axis, left=True, bottom=True)
+
+
+def _host(values: object) -> np.ndarray:
+    """Numbers as an array, from whatever device."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
 
 
 def _pixels(image: Tensor) -> Tensor:
