@@ -347,7 +347,7 @@ def test_on_a_gpu_what_two_runs_share_counts_for_the_first_and_recorded_times_wi
     monkeypatch.setattr(plan, "LONG", 0)
     plan.main()
     out = capsys.readouterr().out
-    assert "of one H100." in out and "In one piece" in out
+    assert "of one H100." in out and "more than 0 s:" in out
     assert out.splitlines()[-1].startswith("Estimated from FLOPs") and "2 of these times" in out
 
 

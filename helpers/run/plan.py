@@ -7,6 +7,8 @@ run for each of these data sets.
 
 import hashlib
 import json
+import re
+import textwrap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from helpers.run import options
 
 # {profile: {name of a run: seconds}}, and {notebook: what it asks `Experiment` for in the profile quick}
 START, LONG = 30, 600  # seconds: a notebook's imports, data and figures; a piece that is worth cutting
+SHOWN = 20  # such pieces
 
 TIMES, NEEDS = (Path(__file__).with_name(name) for name in ("times.json", "needs.json"))
 
@@ -228,27 +231,39 @@ def told(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def _long(profile, planned):
+    """Lines that name the pieces of more than LONG, the longest first."""
+    found = sorted(pieces(profile, planned).values(), key=lambda piece: -piece[1])
+    found = [(asked, seconds) for asked, seconds in found if seconds > LONG]
+    yield f"{len(found)} pieces (one method or attack) of more than {told(LONG)}{':' if found else '.'}"
+    for asked, seconds in found[:SHOWN]:
+        words = re.sub(r"(paper|dataset): \w+, |(seed|split): \w+, |[{}]", "", asked.replace('"', ""))
+        one = json.loads(asked)
+        words = f"{one['paper']} {one['dataset']}: {textwrap.shorten(words, 100, placeholder=' …')}"
+        yield f"  {told(seconds):>8}  {words}"
+    if len(found) > SHOWN:
+        yield f"  and {len(found) - SHOWN} more"
+
+
 def main() -> None:
     args = options.parser("Print which notebooks a profile runs, and how long each should take.").parse_args()
     planned = runs(args.profile, args.seeds, args.only)
     for run in planned:
         print(f"{run.name:<48} {told(run.seconds):>12}{'  done' if run.is_done() else ''}")
-    profile, known = (
-        _profiles().profile(args.profile),
-        [run.seconds for run in planned if run.seconds is not None],
-    )
+    profile = _profiles().profile(args.profile)
+    known = [run.seconds for run in planned if run.seconds is not None]
     total = told(sum(known) if known else None)
     if 0 < len(known) < len(planned):
         total += f" and {len(planned) - len(known)} notebooks of unknown time"
     machine = "one H100" if profile.gpu else f"one core from nothing; CORES={args.cores} at a time"
     print(f"{len(planned)} notebooks, {total} of {machine}.")
     if profile.gpu:
-        for asked, seconds in sorted(pieces(args.profile, planned).values(), key=lambda piece: -piece[1]):
-            if seconds > LONG:
-                print(f"In one piece {told(seconds)}: {asked}")
+        print(*_long(args.profile, planned), sep="\n")
     guessed = sum(run.estimated and run.seconds is not None for run in planned)
     if guessed:
-        how = " from FLOPs, of what quick asks for" if profile.gpu else ", where no time was recorded yet"
+        how = ", where no time was recorded yet"
+        if profile.gpu:
+            how = " from FLOPs, to a factor of two or three, of what quick asks for and longer grids add"
         print(f"Estimated{how}: {guessed} of these times.")
 
 
