@@ -67,6 +67,7 @@ def test_the_closing_table_shows_labels_and_explains_its_words_and_no_others():
 def test_a_table_of_quick_shows_what_larger_scales_have_found_where_they_have(tmp_path, monkeypatch):
     assert "larger scale" not in closing(10)
     monkeypatch.setattr(comparison, "ROOT", tmp_path)
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))  # a run of the collection
     rows = Comparison("23_test", Experiment("arn", "mnist", "cpu"))
     right, broken = torch.arange(1000) < 961, torch.arange(1000) < 26
     ours = {("none", "natural"): right, ("arn_pp", "natural"): right, ("arn_pp", "pgd"): right}
