@@ -33,6 +33,7 @@ def test_maps_of_images_flatten_them():
 def test_separation_tells_groups_from_a_mixture():
     points, labels = groups(dimensions=2)
     assert separation(points, labels) > 0.9
+    assert separation(points, np.array(["PGD", "CW"])[labels]) > 0.9  # names will do
     assert abs(separation(points[labels == 0], labels[:40])) < 0.1
 
 

@@ -74,8 +74,11 @@ def inputs_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
 
 
 def separation(points: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
-    """Silhouette score of `labels` (N,) in `points` (N,D): 1 for groups apart, 0 for mixed, −1 for wrong."""
-    points, labels = (torch.as_tensor(given).cpu().numpy() for given in (points, labels))
+    """Silhouette score of `labels` (N,) in `points` (N,D): 1 for groups apart, 0 for mixed, −1 for wrong.
+
+    labels: numbers or names.
+    """
+    points, labels = (g.cpu().numpy() if isinstance(g, Tensor) else g for g in (points, labels))
     return float(silhouette_score(points, labels))
 
 
