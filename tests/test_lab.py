@@ -121,6 +121,8 @@ def test_each_explorer_answers_the_keyboard(lab, tab, copied):
         if "noUi-handle" in control.get_attribute("class"):
             control.focus()
             tab.keyboard.press("ArrowRight")
+        elif control.get_by_role("button").count() < 2:  # nothing to choose in this profile
+            continue
         else:
             control.get_by_role("button").nth(1).focus()
             tab.keyboard.press("Space")
