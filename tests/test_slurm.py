@@ -43,6 +43,7 @@ def head(project, log):
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--config"]
     command += ["profile=quick", "seeds=[0]", "artifacts=true", "gpus=1", "memory=3000"]
     environment = os.environ | {"PYTHONPATH": str(project), "TQDM_DISABLE": "1"}
+    environment["ARTIFACT_DIR"] = str(project / "data" / "artifacts")  # nothing made yet, seen by all nodes
     return subprocess.Popen(
         [*command, "--latency-wait", "5", "--", *(str(project / name) for name in WANTED)],
         cwd=project,
