@@ -101,6 +101,17 @@ def test_curves_have_a_band_where_intervals_are_known():
     assert corners.min() == rates[0].interval[0] and corners.max() == rates[1].interval[1]
 
 
+def test_a_dotted_line_takes_the_colour_of_another():
+    line = [1, 2], [3.0, 4.0]
+    series = {"add_pp": line, "target alone": line, "bare target": line, "other": line}
+    dotted = {"target alone": "add_pp", "bare target": "none"}
+    add, alone, bare, other = figures.curves(series, "x", "y", dotted=dotted).axes[0].get_lines()
+    assert [one.get_linestyle() for one in (add, alone, bare, other)] == ["-", ":", ":", "-"]
+    assert add.get_color() == alone.get_color()
+    assert bare.get_color() == figures.COLOURS["none"]
+    assert len({one.get_color() for one in (alone, bare, other)}) == 3
+
+
 def test_a_defense_has_one_colour_everywhere_and_its_variants_are_shades():
     pair, alone = (
         figures.colours(["hgd_pp", "arn_pp", "arn_dp", "title"]),

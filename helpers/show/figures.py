@@ -252,21 +252,26 @@ def curves(
     xlabel: str,
     ylabel: str,
     xticks: Sequence[float] | None = None,
+    dotted: Mapping[str, str] | None = None,
     **axis_settings,
 ) -> Figure:
     """Lines: {name: (xs, ys)}, with a band of the 95 % intervals where the ys are Rates or Scores.
 
     xticks: where the x-axis has ticks; no others, and in plain numbers on a logarithmic scale, too.
+    dotted: {line: the line, or the defense, whose colour it takes}, of those that are drawn dotted.
     axis_settings: as matplotlib's `Axes.set` takes them.
     """
     figure, axis = plt.subplots(figsize=(6, 3.6))
-    palette = colours(series)
+    dotted = dotted or {}
+    coloured_as = {name: dotted.get(name, name) for name in series}
+    palette = colours(dict.fromkeys(coloured_as.values()))
     for name, (xs, ys) in series.items():
-        numbers = [_value(y) for y in ys]
-        axis.plot(xs, numbers, marker="o", markersize=4, color=palette[name], label=label(name))
+        numbers, colour = [_value(y) for y in ys], palette[coloured_as[name]]
+        pattern = ":" if name in dotted else "-"
+        axis.plot(xs, numbers, pattern, marker="o", markersize=4, color=colour, label=label(name))
         if all(isinstance(y, Rate | Score) for y in ys):
             low, high = zip(*(y.interval for y in ys), strict=True)
-            axis.fill_between(xs, low, high, color=palette[name], alpha=0.15, linewidth=0)
+            axis.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel=xlabel, ylabel=ylabel, **axis_settings)
     if xticks is not None:
         axis.set_xticks(xticks, [f"{tick:g}" for tick in xticks])
