@@ -10,7 +10,7 @@ from helpers import networks, source
 from helpers.data import DATASETS
 from helpers.defenses import add, ape_gan, arn, hgd, jatp, nrp
 from helpers.defenses import dir as dir_
-from helpers.lab import cost, profiles
+from helpers.lab import cost, make, profiles
 from helpers.lab.recipes import Recipes, again, artifacts
 from helpers.run import grids, plan
 
@@ -38,6 +38,17 @@ def test_the_table_of_flops_is_within_30_percent_of_the_networks(name):
     else:
         counted = flops(CLASSES[name](), shape)
     assert cost.NETWORKS[name].gflops == pytest.approx(counted, rel=0.3)
+
+
+@pytest.mark.parametrize("name", [name for name in cost.NETWORKS if name != "DIRPretraining"])
+def test_the_table_of_memory_is_within_20_percent_of_what_autograd_keeps(name):
+    shape = (1, 28, 28) if name in SMALL else (3, 32, 32)
+    if name in networks.NETWORKS:
+        network = networks.build(name, in_channels=shape[0])
+    else:
+        network = CLASSES[name]().defended(None).denoiser
+    measured = make.kept(network.eval().requires_grad_(False), torch.rand(1, *shape)) / 1e6
+    assert cost.NETWORKS[name].kept == pytest.approx(measured, rel=0.2)
 
 
 def test_there_is_a_row_for_every_network_method_and_data_set():

@@ -507,8 +507,9 @@ def test_every_threat_is_attacked_and_known_by_what_it_is(mini, tmp_path):
 
 
 def test_a_smoothed_classifier_is_attacked_alike_with_and_without_its_handle(mini, monkeypatch):
-    monkeypatch.setattr(make, "PASSES", 15)  # five images at a time, as a pass draws three times
     lab = mini("dir")
+    five = 5 * make.kept(lab.target("smoothed"), lab.images(n=1)[0])
+    monkeypatch.setattr(make, "MEMORY", dict.fromkeys(make.MEMORY, five))
     first = lab.attack("pgd", lab.target("smoothed"))
     artifacts.path("mnist-pgd-test", lab.recipes.attack("pgd", lab.target("smoothed").recipe)).unlink()
     assert torch.equal(first, lab.attack("pgd", lab.defense("smoothed")))

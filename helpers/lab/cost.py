@@ -20,7 +20,7 @@ BF16, EFFICIENCY = 200e12, 0.5
 PASS, LAYER = 0.5e-3, 0.05e-3
 
 BOTH = 3  # forward and backward, in forward passes
-CHUNK, EOT_PASSES = 500, 2000  # images that are attacked at a time; fewer where each takes many passes
+CHUNK, MEMORY = 500, 20e3  # images that are attacked at a time, fewer where they take more MB (make.py)
 ARTIFACT, STANDING = 2, 0.5  # seconds to load and save one; share of images after AutoAttack's first part
 
 # data set -> side, numbers and classes of its images, and how many there are
@@ -34,18 +34,24 @@ DATASETS = {
 
 
 class Net(NamedTuple):
-    """A forward pass: 10⁹ FLOPs an image, layers, and how many times over (EOT)."""
+    """A forward pass: 10⁹ FLOPs an image, layers, MB kept for the gradient, and how often (EOT)."""
 
     gflops: float
     layers: int
+    kept: float
     times: float = 1
 
 
 # At full width; ARN's networks and HGD's are a quarter dearer on CIFAR-10 than here.
-CODE, PURIFIER, VIT = Net(0.44, 10), Net(4.4, 47), Net(3.1, 42)
-NETWORKS = {"lenet5": Net(0.009, 4), "fashion_cnn": Net(0.015, 4), "svhn_cnn": Net(0.023, 5)}
-NETWORKS |= {"lisa_cnn": Net(0.031, 4), "resnet18": Net(1.11, 21), "resnet110": Net(0.51, 110)}
-NETWORKS |= {"vgg19": Net(0.80, 17), "wrn28_20": Net(42, 29), "ApeGan": Net(0.03, 4), "HGD": Net(1.25, 26)}
+CODE, PURIFIER, VIT = Net(0.44, 10, 1.3), Net(4.4, 47, 29), Net(3.1, 42, 24)
+NETWORKS = {"lenet5": Net(0.009, 4, 0.26), "fashion_cnn": Net(0.015, 4, 0.3), "svhn_cnn": Net(0.023, 5, 0.65)}
+NETWORKS |= {"lisa_cnn": Net(0.031, 4, 0.1), "resnet18": Net(1.11, 21, 4.7), "resnet110": Net(0.51, 110, 8.4)}
+NETWORKS |= {
+    "vgg19": Net(0.80, 17, 2.8),
+    "wrn28_20": Net(42, 29, 37),
+    "ApeGan": Net(0.03, 4, 0.38),
+    "HGD": Net(1.25, 26, 4.7),
+}
 NETWORKS |= {"ARN": CODE, "ReleasedARN": CODE, "ADD": CODE, "JATP": PURIFIER, "NRP": PURIFIER}
 NETWORKS |= {"DIR": VIT, "DIRPretraining": VIT}
 
@@ -81,7 +87,7 @@ def seconds(recipe: Recipe) -> float:
     if "attack" in made:
         many, nets = passes(made["attack"], made["settings"] | _facts(made)), networks(made["victim"])
         work, epochs, count = [(many, net) for net in nets], 1, min(made["n"] or count, count)
-        size = min(CHUNK, max(1, int(EOT_PASSES / max(net.times for net in nets))))
+        size = max(1, min(CHUNK, int(MEMORY / sum(net.kept * net.times for net in nets))))
     else:
         work, epochs, size = _update(made), made["epochs"], made["batch_size"]
     speed = BF16 * EFFICIENCY / 1e9 / (1 if made.get("precision") == "bf16" else 2)
@@ -142,7 +148,8 @@ def _own(made):
 
 
 def _scaled(name, width):
-    return NETWORKS[name]._replace(gflops=NETWORKS[name].gflops * width**2)
+    net = NETWORKS[name]
+    return net._replace(gflops=net.gflops * width**2, kept=net.kept * width)
 
 
 def _places(settings):

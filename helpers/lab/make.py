@@ -8,7 +8,6 @@ made twice.
 
 import hashlib
 import importlib
-import math
 import time
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from helpers import data, device, seeded, source, write_atomically
 from helpers.attacks import ATTACKS, draws, random_targets, stickers
@@ -26,9 +26,9 @@ from helpers.networks.zoo import load_target
 from helpers.threats import Defended, made_from
 from helpers.training import Tensors, fit
 
-# Attacks run on this many images at a time (more of them leave a CPU's caches); those on many passes at once
-# (EOT), whose graphs are all in memory, on fewer: so many that there are this many passes.
-CHUNK, PASSES = {"cpu": 100, "cuda": 500}, 2000
+# Attacks run on this many images at a time (more of them leave a CPU's caches), and on fewer where a pass
+# keeps more than so many bytes of them for its gradient, as that of a large network or of EOT does.
+CHUNK, MEMORY = {"cpu": 100, "cuda": 500}, {"cpu": 4e9, "cuda": 20e9}
 
 # After how many seconds an attack saves what it has.
 PATIENCE = 60
@@ -198,8 +198,8 @@ def _attacked(recipe: Recipe, model: nn.Module, checkpoint: Path | None = None) 
         settings["mask"] = stickers.mask(settings["mask"], size=x.shape[-1])
     if "references" in made:
         settings["references"], settings["classes"] = natural(made["references"])
-    passes = math.prod(getattr(module, "samples", 1) for module in model.modules())
-    chunk = min(CHUNK[x.device.type], max(1, PASSES // passes))
+    where = x.device.type
+    chunk = max(1, min(CHUNK[where], int(MEMORY[where] // (kept(model, x[:1]) or 1))))
     attack = partial(ATTACKS[made["attack"]], model, targeted=made["targeted"], **settings)
     x, y = x[: made["n"]], y[: made["n"]]
     parts, saved = [x[:0]], time.monotonic()
@@ -213,6 +213,26 @@ def _attacked(recipe: Recipe, model: nn.Module, checkpoint: Path | None = None) 
             parts, saved = [torch.cat(parts)], time.monotonic()
             write_atomically(checkpoint, partial(torch.save, parts[0]))
     return torch.cat(parts)
+
+
+def kept(model: nn.Module, x: Tensor) -> int:
+    """Bytes that a pass of x (N,C,H,W) keeps until its gradient is taken, without the weights.
+
+    Random numbers that the model draws are not missing afterwards.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    sizes = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with seeded(0), torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
+        scores = model(x.clone().requires_grad_())  # its graph lives on here, so that no place is used twice
+    del scores
+    return sum(sizes.values())
 
 
 def _weights(model: nn.Module) -> str:
