@@ -22,6 +22,18 @@ def test_cells_carry_their_interval():
     assert tables.difference(gained, yardstick=5) == "+4 (+1 to +7): no difference seen"
 
 
+def test_zero_has_no_minus_and_no_interval_ends_there_by_rounding_alone():
+    assert tables.percent(-0.001, 2) == "0.00" == tables.percent(0.0, 2)
+    assert tables.percent(Score(-0.004, (-0.011, 0.003), 9, ""), 2) == "0.00 (−0.01 to 0.00)"
+    assert f"{Score(-0.004, (-1, 1), 9):.2f} {Score(-0.4, (-1, 1), 9):+.0f}" == "0.00 +0"
+    around = Score(-0.2, (-0.4, 0.3), 9, "points")
+    assert tables.points(around) == "+0 (+0 to +0)" and str(around).startswith("-0.2 points [-0.4, +0.3]")
+    assert str(Score(-0.04, (-0.04, 0.04), 9, "points")).startswith("+0.0 points [+0.0, +0.0]")
+    assert tables.points(Score(-4.2, (-8.1, -0.3), 9, "points")) == "−4 (−8.1 to −0.3)"
+    assert tables.points(Score(4.2, (0.3, 8.1), 9, "points")) == "+4 (+0.3 to +8.1)"
+    assert tables.points(Score(0.0, (0.0, 0.0), 9, "points")) == "+0 (+0 to +0)"
+
+
 def test_a_grid_has_labels_and_says_what_is_missing():
     cells = {("arn_pp", "pgd_targeted"): Rate(1, 2), ("arn_pp", "cw"): 3.0, ("none", "cw"): 100.0}
     frame = tables.grid(cells)

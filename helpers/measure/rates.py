@@ -32,18 +32,24 @@ class _Printed:
         low, high = self.interval
         sign = "+" if self.unit == "points" else ""
         unit = f" {self.unit}" if self.unit else ""
-        return f"{self.value:{sign}.1f}{unit} [{low:{sign}.1f}, {high:{sign}.1f}], n = {self.n}"
+        return f"{self.value:{sign}z.1f}{unit} [{low:{sign}z.1f}, {high:{sign}z.1f}], n = {self.n}"
 
     def __format__(self, spec: str) -> str:
-        return format(self.value, spec) if spec else str(self)
+        written = format(self.value, spec) if spec else str(self)
+        return written if written.strip("+-0.") else format(0.0, spec)  # zero has no minus
 
     def cell(self, digits: int = 1) -> str:
-        """With the 95 % interval, as a cell of a table: "12.4 (10–16)", of points "+5 (−1 to +11)"."""
+        """With the 95 % interval, as a cell of a table: "12.4 (10–16)", of points "+5 (−1 to +11)".
+
+        An interval without 0 in it that rounding would end there has one digit more: "−4 (−8.1 to −0.3)".
+        """
         low, high = self.interval
         if self.unit == "%":
-            return f"{self.value:.{digits}f} ({low:.0f}–{high:.0f})"
-        form = f"{'+' if self.unit == 'points' else ''}.{digits}f"
-        return f"{self.value:{form}} ({low:{form}} to {high:{form}})".replace("-", "−")
+            return f"{self.value:z.{digits}f} ({low:z.0f}–{high:z.0f})"
+        hidden = low * high > 0 and round(min(abs(low), abs(high)), digits) == 0
+        sign, finer = "+" if self.unit == "points" else "", digits + hidden
+        value, *bounds = f"{self.value:{sign}z.{digits}f}", *(f"{b:{sign}z.{finer}f}" for b in (low, high))
+        return f"{value} ({' to '.join(bounds)})".replace("-", "−")
 
 
 @dataclass(frozen=True)
