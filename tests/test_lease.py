@@ -19,7 +19,10 @@ from helpers.lab.lease import lease
 HOLD = """
 import sys, time
 from pathlib import Path
+import psutil
 from helpers.lab.lease import lease
+boot, ahead = psutil._psplatform.boot_time, float(sys.argv[2])
+psutil._psplatform.boot_time = lambda: boot() + ahead
 with lease(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -59,12 +62,17 @@ def test_several_processes_take_turns(tmp_path):
     assert file.read_text() == "60"
 
 
+def hold(lock, ahead=0.0):
+    """A process that holds the lock.  ahead: by how many seconds its clock is."""
+    command = [sys.executable, "-c", HOLD, str(lock), str(ahead)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
     lock = tmp_path / "a.lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lock)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "held\n"
+    holder = hold(lock)
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     started = time.monotonic()
@@ -72,12 +80,28 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
         assert time.monotonic() - started < 0.9  # not by age
 
 
-def foreign(lock):
-    lock.write_text(json.dumps([f"not-{socket.gethostname()}", os.getpid(), 0.0]))
+@pytest.mark.parametrize("ahead", [-1.0, 3600.0])
+def test_the_lock_of_a_living_process_is_respected_if_the_clock_was_set_meanwhile(tmp_path, ahead):
+    """The start of a process is known by the time of day, which moves with the clock."""
+    holder = hold(tmp_path / "a.lock", ahead)
+    waiter = threading.Thread(target=count_once, args=(tmp_path / "a.lock", []), daemon=True)
+    waiter.start()
+    waiter.join(0.5)  # less than what makes a lock stale; the holder's beat is a slow one
+    alive = waiter.is_alive()
+    holder.kill()
+    holder.communicate()
+    waiter.join(5)
+    assert alive and not waiter.is_alive()
 
 
-def test_the_lock_of_a_dead_host_is_taken_over_after_some_time(tmp_path):
-    foreign(tmp_path / "a.lock")
+def foreign(lock, where=None):
+    lock.write_text(json.dumps([where or f"not-{socket.gethostname()}", os.getpid(), 0.0]))
+
+
+@pytest.mark.parametrize("where", [None, f"{socket.gethostname()} pid:[1]"])
+def test_the_lock_of_a_dead_host_is_taken_over_after_some_time(tmp_path, where):
+    """Or of a container that has its host's name, and numbers of its own."""
+    foreign(tmp_path / "a.lock", where)
     started = time.monotonic()
     with lease(tmp_path / "a.lock"):
         assert 0.9 < time.monotonic() - started < 10

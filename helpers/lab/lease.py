@@ -26,7 +26,7 @@ def lease(file: Path) -> Iterator[None]:
     """Hold the lock `file` inside; wait for it before.  OSError where its folder cannot be written to."""
     mine = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     me = psutil.Process()
-    mine.write_text(json.dumps([socket.gethostname(), me.pid, me.create_time()]), encoding="utf-8")
+    mine.write_text(json.dumps([_here(), me.pid, _start(me)]), encoding="utf-8")
     over = threading.Event()
     try:
         _acquire(file, mine)
@@ -73,17 +73,30 @@ def _sign(file):
 def _is_dead(file):
     """Whether the lock's holder was a process of this machine that is no more."""
     try:
-        host, pid, started = json.loads(file.read_text(encoding="utf-8"))
+        where, pid, start = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     except ValueError:  # not one of ours
         return True
-    if host != socket.gethostname():
+    if where != _here():
         return False
     try:
-        return psutil.Process(pid).create_time() != started
+        return abs(_start(psutil.Process(pid)) - start) > 2  # else another has got its number
     except psutil.NoSuchProcess:
         return True
+
+
+def _here():
+    """Where a process's number means the same process: containers may share their host's name."""
+    with suppress(OSError):
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    return socket.gethostname()
+
+
+def _start(process):
+    """When a process began, in seconds after its machine did: whoever sets the clock changes the time of day
+    of both."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _take_away(file, sign):
