@@ -4,6 +4,7 @@ Where a function takes numbers in percent it takes the Rates and Scores of `help
 `bars` and `curves` then draw their 95 % intervals.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 # A figure is shown at this many dots per inch, in this many colours: half of a notebook's bytes are figures.
 DPI, SHADES = 80, 80
+WIDEST = 11  # letters of a class's name that have room below an image
 # Colours that it keeps, however few of its points have them: of small words, and of their edges on white.
 KEPT = ("#000000", "#ffffff", RIGHT, WRONG, "#66aa79", "#e07a82", "#b3d4bc", "#f0bcc0")
 
@@ -132,6 +134,7 @@ def image_grid(
         predictions = {title: predict(target, images) for title, images in rows.items()}
     n = max(len(images) for images in rows.values())
     height = 1.3 if predictions else 1.1
+    height += 0.25 * any("\n" in _folded(name) for name in classes or ())
     figure, axes = plt.subplots(len(rows), n, figsize=(1.05 * n + 1.3, height * len(rows)), squeeze=False)
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         for column, axis in enumerate(line):
@@ -142,7 +145,7 @@ def image_grid(
             if predictions and title in predictions:
                 said, true = int(predictions[title][column]), int(labels[column])
                 mark, colour = ("✓", RIGHT) if said == true else ("✗", WRONG)
-                caption = f"{classes[said] if classes else said} {mark}"
+                caption = f"{_folded(classes[said]) if classes else said} {mark}"
                 axis.set_xlabel(caption, color=colour, labelpad=2, fontweight="bold", fontsize="small")
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
     figure.tight_layout(pad=0.3)
@@ -151,6 +154,15 @@ def image_grid(
         for title, said in (predictions or {}).items()
     }
     return described(figure, f"Images in rows: {', '.join(title + right.get(title, '') for title in rows)}.")
+
+
+def _folded(name):
+    """The name of a class, in two lines where it is wider than an image: speedLimit / 35."""
+    places = [hump.start() for hump in re.finditer(r"(?<=[a-z])[A-Z\d]", name)]
+    if len(name) <= WIDEST or not places:
+        return name
+    middle = min(places, key=lambda place: abs(place - len(name) / 2))
+    return f"{name[:middle]}\n{name[middle:]}"
 
 
 def restored_grid(
