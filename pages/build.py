@@ -3,20 +3,24 @@
 Nothing in it asks the network: mathematics is drawn by the MathJax that npm brings at build time.
 """
 
+import base64
 import re
 import shutil
 import sys
+from math import prod
 from pathlib import Path
 
 import nbformat
+from jinja2 import Environment, FileSystemLoader
 from sphinx.cmd.build import build_main
 
 from course import slides, syllabus
 from helpers import ROOT
-from helpers.run import navigation, notebook, scales
+from helpers.run import explorers, navigation, notebook, scales
 
 HERE = ROOT / "pages"
 PAPERS = ("add", "arn", "jatp", "dir")
+TABLE = '<table class="dataframe"'  # the theme knows tables by it, and puts others on a light ground
 PARTS = {"0": "Foundations", "1": "ADD", "2": "ARN", "3": "JATP", "4": "DIR", "5": "All four"}
 
 
@@ -27,6 +31,9 @@ def main() -> None:
     source.mkdir()
     if lack := slides.packages(source / "_static"):
         sys.exit(f"The site's formulas need MathJax: {lack}")
+    for file in ("explorers.js", "explorers.css"):
+        shutil.copy(HERE / file, source / "_static")
+    shutil.copytree(explorers.FOLDER, source / "_static" / "explorers")
     names = collect(source)
     (source / "index.md").write_text(index(names), encoding="utf-8")
     failed = build_main(["-q", "-W", "--keep-going", "-c", str(HERE), str(source), str(site)])
@@ -39,7 +46,10 @@ def collect(source: Path) -> list[str]:
     """Put all pages but the first into `source`; -> names of the notebooks."""
     files = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
     for file in files:
-        nbformat.write(page(nbformat.read(file, as_version=4)), source / file.name)
+        kept = {
+            one["first"]: explorer(one, file.stem) for one in explorers.read(explorers.FOLDER / file.stem)
+        }
+        nbformat.write(page(nbformat.read(file, as_version=4), kept), source / file.name)
     for paper in PAPERS:
         text = (ROOT / "docs" / f"{paper}.md").read_text(encoding="utf-8")
         (source / f"{paper}.md").write_text(inside(text), encoding="utf-8")
@@ -53,16 +63,35 @@ def collect(source: Path) -> list[str]:
     return [file.stem for file in files]
 
 
-def page(content: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook as a page: without links of its own, with alt texts where Sphinx looks for them."""
+def page(content: nbformat.NotebookNode, moving: dict[str, str]) -> nbformat.NotebookNode:
+    """The notebook as a page: without links of its own, with alt texts where Sphinx looks for them.
+
+    moving: {fingerprint of a picture: the HTML of the explorer for which it stands}.
+    """
     content = notebook.without_widgets(content)
     content.cells = [c for c in content.cells if navigation.TAG not in c.metadata.get("tags", [])]
     for cell in content.cells:
         for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            html = moving.get(explorers.fingerprint(base64.b64decode(data.get("image/png", ""))))
             alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-            if alt:
+            if html:
+                output.data = {"text/html": html}
+            elif "text/html" in data:
+                data["text/html"] = re.sub(r"<table(?![^>]*class)", TABLE, data["text/html"])
+            elif alt:
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}
     return content
+
+
+def explorer(kept: dict, name: str) -> str:
+    """The HTML of an explorer of the notebook `name` (see `explorers.read`); a script moves it."""
+    files = {one["file"]: f"_static/explorers/{name}/{one['file']}" for one in kept["pages"]}
+    pages = {" ".join(map(str, one["choice"])): [files[one["file"]], one["alt"]] for one in kept["pages"]}
+    whole = len(pages) == prod(len(control["labels"]) for control in kept["controls"])
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+    template = environment.get_template("explorer.html.j2")
+    return template.render(id=kept["first"], controls=kept["controls"], pages=pages, whole=whole)
 
 
 def inside(text: str) -> str:

@@ -6,6 +6,8 @@ extensions = ["myst_nb"]
 html_theme = "sphinx_book_theme"
 html_title = "Denoising defenses"
 html_static_path = ["source/_static"]
+html_css_files = ["explorers.css"]
+html_js_files = [("explorers.js", {"defer": "defer"})]
 html_favicon = "favicon.svg"
 html_context = {"default_mode": "auto"}
 html_copy_source = False
@@ -14,7 +16,7 @@ html_show_copyright = False
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
 
 nb_execution_mode = "off"  # outputs are those that git keeps
-nb_ipywidgets_js = {}  # an explorer needs a kernel; its first picture stands here
+nb_ipywidgets_js = {}  # nothing runs here: an explorer's pages were drawn before
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4

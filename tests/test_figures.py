@@ -1,6 +1,5 @@
-"""Figures and explorers, by what they show."""
+"""Figures, by what they show."""
 
-import time
 from io import BytesIO
 
 import matplotlib
@@ -13,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import data
 from helpers.measure.labels import label
 from helpers.measure.rates import Rate, Score
-from helpers.show import figures, widgets
+from helpers.show import figures
 from helpers.threats import Defended
 
 
@@ -56,6 +56,18 @@ def test_restored_images_stand_below_the_attacked_ones_with_the_pipelines_answer
     assert figure.axes[4].images[0].get_array()[0, 0] == pytest.approx(0.8)  # third row, first column
     captions = [axis.get_xlabel() for axis in figure.axes]
     assert captions == ["0 ✓"] * 4 + ["1 ✗"] * 2
+
+
+def test_long_names_of_classes_stand_beside_each_other():
+    """Those of traffic signs are wider than the images above them."""
+    names = data.DATASETS["lisa"].classes
+    longest = torch.tensor(sorted(range(16), key=lambda i: -len(names[i]))[:4])
+    figure = figures.image_grid(
+        {"natural": torch.rand(4, 3, 32, 32)}, {"natural": longest}, longest, None, names
+    )
+    figure.draw_without_rendering()
+    boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
 
 
 def test_image_grid_shows_colour_images_as_they_are():
@@ -225,10 +237,6 @@ def test_the_hub_is_below_all_values():
 
 
 def test_a_figure_becomes_a_small_picture_with_a_palette():
-    from io import BytesIO
-
-    from PIL import Image
-
     figure = figures.heatmap(pd.DataFrame({f"a{i}": [10.0 * i, 5.0] for i in range(9)}), "errors")
     plain = BytesIO()
     figure.savefig(plain, format="png")
@@ -237,10 +245,6 @@ def test_a_figure_becomes_a_small_picture_with_a_palette():
 
 
 def test_the_colours_of_right_and_wrong_survive_the_palette():
-    from io import BytesIO
-
-    from PIL import Image
-
     images, said = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
     figure = figures.image_grid({"natural": images}, {"natural": said}, torch.zeros(4))
     kept = Image.open(BytesIO(figures.png(figure))).convert("RGB").getcolors(10**6)
@@ -251,11 +255,9 @@ def test_the_colours_of_right_and_wrong_survive_the_palette():
 @pytest.mark.slow
 def test_a_notebook_shows_its_figures_so():
     import base64
-    from io import BytesIO
 
     import nbformat
     from nbclient import NotebookClient
-    from PIL import Image
 
     cells = [
         "from helpers.show import figures\nfigures.style()",
@@ -320,68 +322,6 @@ def test_histories_draw_one_panel_a_loss():
         [{"mse": 2.0, "adv": 1.0}, {"mse": 1.0, "adv": 3.0}], {"mse": "MSE", "adv": "adv"}
     )
     assert [axis.lines[0].get_ydata().tolist() for axis in figure.axes] == [[2.0, 1.0], [1.0, 3.0]]
-
-
-def blank(**choice):
-    return figures.strip(list(torch.rand(2, 1, 8, 8)), [" ".join(map(str, choice.values())), ""])
-
-
-@pytest.mark.parametrize("choices", [{}, {"image": []}])
-def test_an_explorer_without_choices_is_an_error(choices):
-    with pytest.raises(ValueError, match="at least one choice"):
-        widgets.explorer(blank, **choices)
-
-
-def test_an_explorers_controls_keep_their_keys():
-    box = widgets.explorer(blank, eps=[0.1, 0.2, 0.3, 0.4, 0.5], image=[0, 1], attack=["a", "b"])
-    kinds = [type(control).__name__ for control in box.children[0].children]
-    assert kinds == ["SelectionSlider", "ToggleButtons", "ToggleButtons"]
-
-
-def test_an_explorers_picture_keeps_its_size():
-    (_, picture) = widgets.explorer(blank, image=[0, 1]).children
-    assert (picture.layout.width, picture.layout.max_width) == ("auto", "100%")
-    assert picture.layout.height == f"{Image.open(BytesIO(picture.value)).height}px"
-
-
-def test_where_nothing_runs_an_explorer_is_its_first_page_and_says_so():
-    box = widgets.explorer(blank, image=[0, 1])
-    shown, kept = box._repr_mimebundle_()
-    static, live = (Image.open(BytesIO(data)) for data in (shown["image/png"], box.children[1].value))
-    assert "application/vnd.jupyter.widget-view+json" in shown and "First page" in shown["text/plain"]
-    assert static.height > live.height  # the caption
-    assert kept["image/png"]["alt"].startswith("First page")
-
-
-def test_the_explorer_shows_the_page_of_the_choice_at_once():
-    drawn = []
-
-    def page(image, attack, targeted):
-        drawn.append((image, attack, targeted))
-        return figures.strip(
-            [torch.rand(1, 28, 28), torch.rand(3, 28, 28), torch.randn(1, 28, 28)], ["a", "b", "c"]
-        )
-
-    box = widgets.explorer(page, image=[0, 1], attack=["pgd", "fgsm"], targeted=[False, True])
-    controls, picture = box.children
-    image, attack, targeted = controls.children
-    first = picture.value
-    started = time.perf_counter()
-    attack.value = "fgsm"
-    assert time.perf_counter() - started < 1
-    assert picture.value != first and bytes(picture.value).startswith(b"\x89PNG")
-    targeted.value = True
-    image.value = 1
-    assert drawn == [(0, "pgd", False), (0, "fgsm", False), (0, "fgsm", True), (1, "fgsm", True)]
-    image.value, targeted.value, attack.value = 0, False, "pgd"
-    assert picture.value == first and drawn.count((0, "pgd", False)) == 1  # kept
-    assert not plt.get_fignums()
-
-
-def test_a_searchable_table_is_a_widget_with_all_its_rows():
-    frame = pd.DataFrame({"defense": ["ARN"] * 300, "n": range(300)})
-    box = widgets.searchable(frame)
-    assert box.df.equals(frame) and "application/vnd.jupyter.widget-view+json" in box._repr_mimebundle_()[0]
 
 
 def test_a_strip_shows_a_difference_around_zero():

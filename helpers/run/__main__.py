@@ -12,12 +12,14 @@ The numbers of a run with an output of its own are private: they go to `reports/
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 from helpers import ROOT, write_atomically
+from helpers.run import explorers
 from helpers.run import notebook as file
 from helpers.run.options import Parser
 
@@ -65,11 +67,12 @@ def execute(notebook: Path, output: Path, values: dict) -> str | None:
 
 
 def keep(executed: Path, notebook: Path) -> None:
-    """Replace `notebook` by its executed copy, cleaned."""
+    """Replace `notebook` by its executed copy, cleaned, and the pages of its explorers."""
     import nbformat
 
     content = file.clean(nbformat.read(executed, as_version=4))
     write_atomically(notebook, lambda temporary: nbformat.write(content, temporary))
+    explorers.keep(executed, notebook)
 
 
 def main() -> None:
@@ -85,6 +88,9 @@ def main() -> None:
         parser.error(str(error))
     own = not (args.collection or args.output is None)
     os.environ[RESULTS_DIR] = str(PRIVATE if own else ROOT / "results")
+    if args.output is None:
+        shutil.rmtree(explorers.left_by(output), ignore_errors=True)
+        os.environ[explorers.VARIABLE] = str(explorers.left_by(output))
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     started = time.time()

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from helpers import ROOT, write_atomically
 from helpers.run import __main__ as one
-from helpers.run import needed, options, plan, pool
+from helpers.run import explorers, needed, options, plan, pool
 
 
 def main() -> None:
@@ -57,7 +58,11 @@ def reproduce(args: argparse.Namespace, deadline: float) -> int:
     planned = plan.runs(args.profile, args.seeds, args.only)
     if deadline < math.inf:
         planned = plan.by_value(args.profile, planned)
-    waiting = {run.name: run for run in planned if not run.is_done()}
+    waiting = {
+        run.name: run
+        for run in planned
+        if not run.is_done() or (args.keep and explorers.missing(run.notebook, run.output))
+    }
     if waiting:
         needed.check(args.profile, list(waiting.values()))
     for part in (ROOT / "reports" / args.profile).glob(".*.part.ipynb"):  # of a run that was killed
@@ -81,8 +86,9 @@ def reproduce(args: argparse.Namespace, deadline: float) -> int:
     index.build(args.profile, everything)
     for run in waiting.values():
         run.asked.unlink(missing_ok=True)
+        shutil.rmtree(explorers.left_by(run.output), ignore_errors=True)
     try:
-        failed = pool.work([_job(run) for run in waiting.values()], args.cores, ended, deadline)
+        failed = pool.work([_job(run, args.keep) for run in waiting.values()], args.cores, ended, deadline)
     except KeyboardInterrupt:
         done = f"{sum(run.is_done() for run in planned)} of {len(planned)} notebooks are done"
         print(f"Stopped: {done}. The next `make reproduce` goes on from here. See {page}.", file=sys.stderr)
@@ -104,8 +110,10 @@ def reproduce(args: argparse.Namespace, deadline: float) -> int:
     return bool(failed)
 
 
-def _job(run):
+def _job(run, keep):
     noting = {"NEEDS_FILE": str(run.asked)}
+    if keep:
+        noting[explorers.VARIABLE] = str(explorers.left_by(run.output))
     return pool.Job(run.name, run.command(sys.executable), run.seconds, run.needs, noting)
 
 

@@ -82,9 +82,19 @@ def described(figure: Figure, alt: str) -> Figure:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file with a palette, a third of the size of one in full colour."""
+    return shaded(full_png(figure))
+
+
+def full_png(figure: Figure) -> bytes:
+    """The figure as a PNG file in full colour, which is drawn in half the time."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
-    picture = Image.open(buffer).convert("RGB")
+    return buffer.getvalue()
+
+
+def shaded(full: bytes) -> bytes:
+    """A PNG file in full colour as one with a palette."""
+    picture = Image.open(BytesIO(full)).convert("RGB")
     free = 3 * (SHADES - len(KEPT))
     palette = picture.quantize(SHADES - len(KEPT)).getpalette()[:free]
     palette += [round(255 * part) for colour in KEPT for part in to_rgb(colour)]
