@@ -103,7 +103,10 @@ def test_the_notice_of_the_profile_is_shown(folder):
 
 def test_what_has_run_what_failed_and_what_has_not_run_is_told(folder):
     error = v4.new_output("error", ename="ValueError", evalue="no <image>", traceback=["the traceback"])
-    write(folder, "01_second.failed", v4.new_markdown_cell("# The second"), cell(error))
+    marker = v4.new_markdown_cell(
+        "An Exception was encountered", metadata={"tags": ["papermill-error-cell-tag"]}
+    )
+    write(folder, "01_second.failed", marker, v4.new_markdown_cell("# The second"), cell(error))
     write(
         folder.parent,
         "02_third",
@@ -113,6 +116,7 @@ def test_what_has_run_what_failed_and_what_has_not_run_is_told(folder):
     text = report(folder, waiting=["02_third"])
     assert "1 of 3 notebooks have run" in text and ">1 failed<" in text and "1 have not run" in text
     assert "It failed: ValueError: no &lt;image&gt;." in text
+    assert "<h2>The second</h2>" in text and "An Exception was" not in text
     assert 'class="alarm failed"><a href="01_second.html#traceback">01_second failed</a>' in text
     assert re.search('id="traceback">.*the traceback', (folder / "01_second.html").read_text(), re.DOTALL)
     assert "It has not run yet." in text and "The third" in text and "an old picture" not in text

@@ -70,6 +70,8 @@ def _notebook(run):
     node = nbformat.read(executed, as_version=4)
     title, intro, sections = run.name, "", [{"heading": "", "items": []}]
     for cell in node.cells:
+        if "papermill-error-cell-tag" in cell.metadata.get("tags", []):  # a failure, in papermill's words
+            continue
         if cell.cell_type == "markdown":
             headings = re.findall(r"^#+ +(.+)$", cell.source, flags=re.MULTILINE)
             if not intro:
