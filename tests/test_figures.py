@@ -14,7 +14,7 @@ from PIL import Image
 
 from helpers import data
 from helpers.measure.labels import label
-from helpers.measure.rates import Rate, Score
+from helpers.measure.rates import Rate, Score, gain
 from helpers.show import figures
 from helpers.threats import Defended
 
@@ -330,3 +330,13 @@ def test_a_strip_shows_a_difference_around_zero():
     assert image.get_array().shape == (8, 8, 3)
     low, high = difference.get_clim()
     assert low == -high and low == pytest.approx(difference.get_array().min())
+
+
+@pytest.mark.parametrize("panels, rows", [(7, 1), (10, 2)])
+def test_many_panels_of_gains_are_folded(panels, rows):
+    one = gain(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+    figure = figures.gains({(f"attack {k}", "ARN"): one for k in range(panels)})
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == panels and len({axes.get_position().y0 for axes in shown}) == rows
+    figure.draw_without_rendering()
+    assert figure.get_size_inches()[0] < 18

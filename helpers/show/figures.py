@@ -33,6 +33,7 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 # A figure is shown at this many dots per inch, in this many colours: half of a notebook's bytes are figures.
 DPI, SHADES = 80, 80
+ABREAST = 7  # panels of `gains` that can be read beside each other
 WIDEST = 11  # letters of a class's name that have room below an image
 # Colours that it keeps, however few of its points have them: of small words, and of their edges on white.
 KEPT = ("#000000", "#ffffff", RIGHT, WRONG, "#66aa79", "#e07a82", "#b3d4bc", "#f0bcc0")
@@ -424,9 +425,13 @@ def gains(
     """
     titles = list(dict.fromkeys(panel for panel, _ in scores))
     lines = list(dict.fromkeys(line for _, line in scores))
-    size = (2.3 * len(titles) + 1.8, 0.32 * len(lines) + 1.6)
-    figure, axes = plt.subplots(1, len(titles), figsize=size, sharex=True, sharey=True, squeeze=False)
-    for axis, title in zip(axes[0], titles, strict=True):
+    high = -(-len(titles) // ABREAST)
+    wide = -(-len(titles) // high)
+    size = (2.3 * wide + 1.8, (0.32 * len(lines) + 1.1) * high + 0.5)
+    figure, axes = plt.subplots(high, wide, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(titles) :]:
+        axis.set_visible(False)
+    for axis, title in zip(axes.flat, titles, strict=False):
         around = (yardstick or {}).get(title, 0)
         axis.axvspan(-around, around, color="gray", alpha=0.25, linewidth=0)
         axis.axvline(0, color="black", linewidth=1)
@@ -438,6 +443,8 @@ def gains(
             axis.plot(score.value, height, marker, color=colour, markersize=7)
         counts = sorted({score.n for score in shown.values()})
         axis.set_title(f"{label(title)}\n{'–'.join(map(str, counts[:: max(1, len(counts) - 1)]))} images")
+    for axis in axes.flat[len(titles) - wide : len(titles)]:
+        axis.tick_params(labelbottom=True)
     axes[0, 0].set(yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.5))
     axes[0, 0].set_yticklabels([label(line) for line in lines])
     marks = "▶ gains, ◀ loses, ● no difference seen, ◆ undecided"
