@@ -1,6 +1,8 @@
 """A real browser for the tests that need one: Debian's Chromium, driven by playwright."""
 
+import os
 import shutil
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -15,6 +17,8 @@ FLAGS = [
     "--disable-sync",
 ]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+START = time.monotonic()
+SECONDS = os.environ.get("BROWSER_SECONDS")  # in continuous integration: begin no test after these
 
 
 @contextmanager
@@ -30,3 +34,10 @@ def chromium():
             yield browser
         finally:
             browser.close()
+
+
+@pytest.fixture(autouse=True)
+def in_time():
+    """Skip a test for which continuous integration has no time left."""
+    if SECONDS and time.monotonic() - START > float(SECONDS):
+        pytest.skip(f"the {SECONDS} s for tests in a browser are over: make test-all runs them all")

@@ -3,15 +3,16 @@
 import functools
 import http.server
 import re
-import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
-from browser import chromium
+from browser import chromium, in_time  # noqa: F401  (a fixture)
 
+from course import slides
 from helpers import ROOT
+from helpers.run import explorers
 
 SITE = ROOT / "pages" / "site"
 pytestmark = pytest.mark.slow
@@ -23,10 +24,12 @@ class Silent(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(tmp_path_factory):
     """Of the site, built anew, on loopback."""
-    if shutil.which("npm") is None:
-        pytest.skip("no npm here: apt install npm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("npm_config_fetch_retries", "0")  # without a network npm tries for minutes
+        if lack := slides.packages(tmp_path_factory.mktemp("packages")):
+            pytest.skip(lack)
     subprocess.run([sys.executable, "-m", "pages.build"], cwd=ROOT, check=True)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -64,6 +67,63 @@ def test_formulas_are_drawn(tab, address):
     assert tab.locator("mjx-merror").count() == 0
 
 
+def pixels(picture):
+    """What a picture shows, once it is there: its address would change even if nothing came."""
+    return picture.evaluate(
+        """async (image) => {
+             await image.decode();
+             const canvas = document.createElement("canvas");
+             [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+             canvas.getContext("2d").drawImage(image, 0, 0);
+             return canvas.toDataURL();
+           }"""
+    )
+
+
+@pytest.mark.parametrize("name", sorted(folder.name for folder in explorers.FOLDER.iterdir()))
+def test_each_control_of_each_explorer_moves_the_picture_by_keyboard(tab, address, name):
+    tab.goto(f"{address}/{name}.html")
+    shown = tab.locator("form.explorer")
+    kept = explorers.read(explorers.FOLDER / name)
+    assert shown.count() == len(kept)
+    for i, index in enumerate(kept):
+        form, picture = shown.nth(i), shown.nth(i).locator("img")
+        assert form.locator("fieldset").count() == len(index["controls"])
+        for j, control in enumerate(index["controls"]):
+            before = pixels(picture)
+            if len(control["labels"]) < 2:
+                continue
+            form.locator("fieldset").nth(j).locator("input").first.focus()
+            tab.keyboard.press("ArrowRight")
+            assert form.locator("fieldset").nth(j).get_by_text(control["labels"][1], exact=True).count()
+            assert pixels(picture) != before
+
+
+def test_of_an_explorer_with_many_pages_the_other_controls_go_back(tab, address):
+    tab.goto(f"{address}/01_attacks.html")
+    form = tab.locator("form.explorer")
+    assert "one choice moves at a time" in form.inner_text()
+    image, attack = (form.locator("fieldset").nth(i) for i in (0, 1))
+    first = form.locator("img").get_attribute("src")
+    image.locator("input").focus()
+    tab.keyboard.press("ArrowRight")
+    assert image.locator("output").inner_text() == "1"
+    attack.locator("input").first.focus()
+    tab.keyboard.press("ArrowRight")
+    assert image.locator("output").inner_text() == "0" and attack.locator("input").nth(1).is_checked()
+    tab.keyboard.press("ArrowLeft")
+    assert form.locator("img").get_attribute("src") == first
+
+
+def test_without_a_script_an_explorer_is_its_first_picture(tab, address):
+    page = tab.context.browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{address}/01_attacks.html")
+    form = page.locator("form.explorer")
+    assert form.locator("img").is_visible() and not form.locator("fieldset").first.is_visible()
+    assert "the others need a script" in form.inner_text()
+    page.context.close()
+
+
 def test_the_search_finds(tab, address):
     tab.goto(f"{address}/search.html?q=BPDA")
     tab.locator("#search-results li a").first.wait_for()
@@ -82,12 +142,18 @@ def test_no_page_is_wider_than_the_screen(tab, address, width):
     assert wide == []
 
 
-def test_the_dark_mode_is_dark(tab, address):
+@pytest.mark.parametrize("name", ["index", "12_add_training", "51_scoreboard"])
+def test_the_dark_mode_is_dark(tab, address, name):
+    """The page, and each output in HTML: the theme puts some on a light ground."""
     tab.emulate_media(color_scheme="dark")
-    tab.goto(f"{address}/index.html")
-    colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert max(map(int, re.findall(r"\d+", colour)[:3])) < 80
+    tab.goto(f"{address}/{name}.html")
+    grounds = tab.evaluate(
+        """[document.body, ...document.querySelectorAll(".cell_output .text_html")].map(
+             (part) => getComputedStyle(part).backgroundColor)"""
+    )
     tab.emulate_media(color_scheme="light")
+    assert grounds[0] != "rgba(0, 0, 0, 0)"
+    assert all(max(map(int, re.findall(r"\d+", ground)[:3])) < 80 for ground in grounds)
 
 
 def test_no_link_is_dead(address):

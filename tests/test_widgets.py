@@ -132,6 +132,26 @@ def test_the_pages_of_two_explorers_stand_in_one_index_under_their_pictures(fold
     assert [one["first"] for one in explorers.read(folder)] == [explorers.fingerprint(png) for png in shown]
 
 
+def test_who_keeps_a_runs_outputs_keeps_its_pages_and_no_older_ones(folder, tmp_path, monkeypatch):
+    left(folder, image=[0, 1])
+    monkeypatch.setattr(explorers, "FOLDER", tmp_path / "kept")
+    notebook, executed = tmp_path / "12_a.ipynb", tmp_path / "left.ipynb"
+    notebook.write_text("widgets.explorer(page)")
+    (tmp_path / "kept" / "12_a").mkdir(parents=True)
+    (tmp_path / "kept" / "12_a" / "old.webp").touch()
+    explorers.keep(tmp_path / "another.ipynb", notebook)  # was not told to leave any
+    assert explorers.missing(notebook, tmp_path / "another.ipynb")
+    assert [file.name for file in (tmp_path / "kept" / "12_a").iterdir()] == ["old.webp"]
+    explorers.left_by(executed).mkdir()
+    for file in folder.iterdir():
+        file.rename(explorers.left_by(executed) / file.name)
+    explorers.keep(executed, notebook)
+    assert not explorers.missing(notebook, executed)
+    (index,) = explorers.read(tmp_path / "kept" / "12_a")
+    named = {page["file"] for page in index["pages"]}
+    assert {file.name for file in (tmp_path / "kept" / "12_a").iterdir()} == named | {"index.json"}
+
+
 def notebooks():
     return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
