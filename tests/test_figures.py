@@ -340,3 +340,11 @@ def test_many_panels_of_gains_are_folded(panels, rows):
     assert len(shown) == panels and len({axes.get_position().y0 for axes in shown}) == rows
     figure.draw_without_rendering()
     assert figure.get_size_inches()[0] < 18
+
+
+def test_long_names_of_groups_stand_beside_each_other():
+    names = ["local search", "local search (ours)"]
+    figure = figures.bars({(name, "none"): 50.0 for name in names}, "accuracy, %")
+    figure.draw_without_rendering()
+    one, other = (text.get_window_extent() for text in figure.axes[0].get_xticklabels())
+    assert one.x1 < other.x0

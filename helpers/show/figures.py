@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,6 +35,7 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 # A figure is shown at this many dots per inch, in this many colours: half of a notebook's bytes are figures.
 DPI, SHADES = 80, 80
 ABREAST = 7  # panels of `gains` that can be read beside each other
+WORDS = 16  # letters of a line that have room below a group of bars
 WIDEST = 11  # letters of a class's name that have room below an image
 # Colours that it keeps, however few of its points have them: of small words, and of their edges on white.
 KEPT = ("#000000", "#ffffff", RIGHT, WRONG, "#66aa79", "#e07a82", "#b3d4bc", "#f0bcc0")
@@ -262,7 +264,8 @@ def bars(
             if _value(number) == 0:
                 axis.text(x, high + 1, "0", ha="center", fontsize="small")
     axis.set(ylabel=ylabel, ylim=(0, 105), xticks=range(len(groups)))
-    axis.set_xticklabels([label(group) for group in groups])
+    names = [str(label(group)) for group in groups]  # a name that is wider than its group runs into the next
+    axis.set_xticklabels([fill(one, WORDS) if len(one) > WORDS and "\n" not in one else one for one in names])
     axis.grid(axis="x", visible=False)
     axis.legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(figure)
