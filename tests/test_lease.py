@@ -1,5 +1,7 @@
 """The lock of artifacts: one holder at a time, and none that is dead."""
 
+import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +149,31 @@ def test_a_lock_that_is_newer_than_the_stale_one_is_put_back(tmp_path):
     foreign(lock)
     module._take_away(lock, (0, 0))
     assert lock.exists()
+
+
+@pytest.mark.parametrize("act", ["stat", "read_text", "rename"])
+def test_a_lock_that_vanishes_while_a_network_is_asked_for_it_is_no_error(tmp_path, monkeypatch, act):
+    """NFS says ESTALE where another client has removed a file that this one knows."""
+    lock, does, calls = tmp_path / "a.lock", getattr(Path, act), itertools.count()
+    foreign(lock)
+
+    def sometimes(self, *args, **more):
+        if self == lock and next(calls) < 2:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return does(self, *args, **more)
+
+    monkeypatch.setattr(Path, act, sometimes)
+    monkeypatch.setattr(module, "STALE", 0.1)
+    with lease(lock):
+        pass
+    assert next(calls) > 2
+
+
+def test_a_file_system_without_hard_links_is_told_in_words(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(OSError, match="locks need hard links.*ARTIFACT_DIR"), lease(tmp_path / "a.lock"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ flock is not to be relied on between the nodes of a cluster.  A hard link is: ma
 Who holds the lock touches it now and then; where nobody does, the next one takes it over.
 """
 
+import errno
 import json
 import os
 import socket
@@ -23,7 +24,10 @@ LOOK = 0.2  # seconds between two looks at a lock that somebody holds
 
 @contextmanager
 def lease(file: Path) -> Iterator[None]:
-    """Hold the lock `file` inside; wait for it before.  OSError where its folder cannot be written to."""
+    """Hold the lock `file` inside; wait for it before.
+
+    OSError where its folder cannot be written to, or where there are no hard links.
+    """
     mine = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     me = psutil.Process()
     mine.write_text(json.dumps([_here(), me.pid, _start(me)]), encoding="utf-8")
@@ -34,7 +38,7 @@ def lease(file: Path) -> Iterator[None]:
         yield
     finally:
         over.set()
-        with suppress(FileNotFoundError):  # it was taken over
+        with _if_there():  # else it was taken over
             if file.samefile(mine):
                 file.unlink()
         mine.unlink(missing_ok=True)
@@ -43,8 +47,15 @@ def lease(file: Path) -> Iterator[None]:
 def _acquire(file, mine):
     seen, since = None, time.monotonic()
     while True:
-        with suppress(FileExistsError):
+        try:
             os.link(mine, file)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                words = "locks need hard links, which this file system has not; choose another $ARTIFACT_DIR"
+                raise OSError(error.errno, words, str(file.parent)) from error
+            raise
         if mine.stat().st_nlink > 1:  # over a network the answer may be lost, and the link is there
             return
         sign = _sign(file)
@@ -64,7 +75,7 @@ def _beat(mine, over):
 
 def _sign(file):
     """What changes with each sign of life: not a time to be compared, for clocks differ and jump."""
-    with suppress(FileNotFoundError):
+    with _if_there():
         status = file.stat()
         return status.st_ino, status.st_mtime_ns
     return None
@@ -72,10 +83,13 @@ def _sign(file):
 
 def _is_dead(file):
     """Whether the lock's holder was a process of this machine that is no more."""
-    try:
-        where, pid, start = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    held = None
+    with _if_there():
+        held = file.read_text(encoding="utf-8")
+    if held is None:
         return False
+    try:
+        where, pid, start = json.loads(held)
     except ValueError:  # not one of ours
         return True
     if where != _here():
@@ -99,10 +113,22 @@ def _start(process):
     return process.create_time() - psutil.boot_time()
 
 
+@contextmanager
+def _if_there():
+    """Others remove files meanwhile, which over a network may be told by a stale handle."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+
+
 def _take_away(file, sign):
     """Remove the lock that gave this sign of life; one that is newer is put back."""
     gone = file.with_name(f".{file.name}.{uuid.uuid4().hex}.stale")
-    with suppress(FileNotFoundError):
+    with _if_there():
         file.rename(gone)
         if _sign(gone) != sign:
             with suppress(FileExistsError):
