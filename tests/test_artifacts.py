@@ -124,6 +124,10 @@ KILLS = {
     "in the build": "build = lambda checkpoint: kill()",
     # the first rename is the sidecar's, the second the artifact's: before and between them
     "before the sidecar": "os.replace = lambda a, b: kill()",
+    "amid the artifact": """
+from pathlib import Path
+import safetensors.torch
+safetensors.torch.save_file = lambda tensors, file, metadata: (Path(file).write_bytes(b"half"), kill())""",
     "before the artifact": """
 rename, calls = os.replace, []
 os.replace = lambda a, b: kill() if calls else (calls.append(a), rename(a, b))""",
@@ -143,7 +147,10 @@ artifacts.make("toy", toy, build)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, errors
     assert not artifacts.path("toy", toy()).exists()
-    assert len(artifacts.make("toy", toy(), build).tensors["images"]) == 4  # the lock is free, ours is made
+    made = artifacts.make("toy", toy(), build)
+    assert len(made.tensors["images"]) == 4  # the lock is free, ours is made
+    left = {file.name for file in made.path.parent.glob(f"*{made.path.stem}*")}
+    assert left == {made.path.name, made.path.with_suffix(".json").name}
 
 
 def test_two_processes_make_one_artifact_once(tmp_path):

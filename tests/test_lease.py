@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers import ROOT
@@ -73,14 +74,32 @@ def hold(lock, ahead=0.0):
     return holder
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
+@pytest.mark.parametrize("zombie", [False, True])
+def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, zombie):
     lock = tmp_path / "a.lock"
     holder = hold(lock)
     os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
+    if zombie:
+        time.sleep(0.2)
+    else:
+        holder.wait()
     started = time.monotonic()
     with lease(lock):
         assert time.monotonic() - started < 0.9  # not by age
+    assert list(tmp_path.iterdir()) == []  # nothing of the dead
+    holder.communicate()
+
+
+def test_what_a_waiting_one_has_there_stays(tmp_path):
+    """Even if it has not written it yet."""
+    for name, text in (
+        ("1", json.dumps([module._here(), os.getpid(), module._start(psutil.Process())])),
+        ("2", ""),
+    ):
+        (tmp_path / f".a.lock.{name}").write_text(text)
+    with lease(tmp_path / "a.lock"):
+        pass
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("ahead", [-1.0, 3600.0])

@@ -67,6 +67,8 @@ def make(kind: str, recipe: Recipe, build: Callable[[Path], tuple[dict, dict]]) 
     if not target.exists():
         with lease(target.with_name(f"{target.name}.lock")):
             if not target.exists():  # somebody else has made it meanwhile
+                for part in target.parent.glob(f".{target.stem}.*.tmp"):  # of who was killed amid writing
+                    part.unlink(missing_ok=True)
                 checkpoint = target.with_suffix(".checkpoint")
                 started = time.perf_counter()
                 tensors, extra = build(checkpoint)

@@ -34,6 +34,7 @@ def lease(file: Path) -> Iterator[None]:
     over = threading.Event()
     try:
         _acquire(file, mine)
+        _clear_up(file)
         threading.Thread(target=_beat, args=(mine, over), daemon=True).start()
         yield
     finally:
@@ -95,7 +96,10 @@ def _is_dead(file):
     if where != _here():
         return False
     try:
-        return abs(_start(psutil.Process(pid)) - start) > 2  # else another has got its number
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # nobody has asked yet how it ended
+            return True
+        return abs(_start(process) - start) > 2  # else another has got its number
     except psutil.NoSuchProcess:
         return True
 
@@ -111,6 +115,14 @@ def _start(process):
     """When a process began, in seconds after its machine did: whoever sets the clock changes the time of day
     of both."""
     return process.create_time() - psutil.boot_time()
+
+
+def _clear_up(file):
+    """Remove what is left of processes that were killed while they waited for the lock, or held it."""
+    for other in file.parent.glob(f".{file.name}.*"):
+        with _if_there():
+            if other.stat().st_size and _is_dead(other):  # one without content is being written
+                other.unlink()
 
 
 @contextmanager
