@@ -4,6 +4,7 @@ Trainings, adversarial sets and a notebook are killed at random times and begun 
 at once and under a clock that jumps; disks are full, folders read-only, artifacts truncated.  After each
 fault every artifact is read and compared with that of an undisturbed run, and so are the tables at the end.
 The last line is the sum; with `--readme` it is written there, too.  Exit status 1 if anything was lost.
+Half of the kills come at a random moment; the others wait, from there, for a file that is being written.
 
 Full disks and read-only folders are mounts, which only root can make; without them the line says so.
 """
@@ -42,8 +43,8 @@ from helpers.threats import white_box
 BEGIN, END = "<!-- by python tests/chaos.py --readme -->", "<!-- end of what chaos.py wrote -->"
 
 # Kills come by turns to these, so many of ten to each.
-SHARES = {"training": 4, "adversarial sets": 4, "notebook": 2}
-SLOWEST = 300.0  # seconds after which a run counts as hung
+SHARES = {"training": 4, "adversarial sets": 4, "notebooks": 2}
+SLOWEST = 600.0  # seconds after which a run counts as hung
 
 WORDS = "{notice: A test., deviation: tiny, comparable: false, source: sample, precision: fp32}"
 PAPER = """
@@ -68,7 +69,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import chaos
-table = chaos.work("notebook", Path({world!r}), patience=0)
+table = chaos.work("notebooks", Path({world!r}), patience=0)
 ---
 print(chaos.json.dumps(table, sort_keys=True))
 """
@@ -113,11 +114,13 @@ def warm(world: Path) -> None:
 class Run:
     """A job in a process of its own, which can be killed.  A notebook's has a kernel besides."""
 
-    def __init__(self, job: str, world: Path, folder: Path, patience: float = 0) -> None:
+    def __init__(self, job: str, world: Path, folder: Path, patience: float = 0, clock: float = 0) -> None:
+        """patience: as for `work`.  clock: seconds by which the time of day is wrong (not a notebook's)."""
         self.job, self.folder = job, folder
         self.log = folder.with_suffix(f".{time.monotonic_ns()}.log")
         self.kernels: list[psutil.Process] = []
-        if job == "notebook":
+        self.killed: list[int] = []  # the ids of those that were
+        if job == "notebooks":
             self.output = folder.with_suffix(f".{time.monotonic_ns()}.ipynb")
             command = [sys.executable, "-m", "helpers.run", str(world / "chaos.ipynb"), str(self.output)]
             environment = os.environ | {"ARTIFACT_DIR": str(folder)}
@@ -129,11 +132,13 @@ class Run:
             self.output = folder.with_suffix(f".{time.monotonic_ns()}.json")
             # A copy of this process: everything is imported, and no gradient was ever taken in it.
             context = multiprocessing.get_context("fork")
-            self.process = context.Process(target=self._work, args=(world, patience))
+            self.process = context.Process(target=self._work, args=(world, patience, clock))
             self.process.start()
 
-    def _work(self, world, patience):
+    def _work(self, world, patience, clock):
         os.environ["ARTIFACT_DIR"] = str(self.folder)
+        now, start = time.time, psutil._psplatform.boot_time
+        time.time, psutil._psplatform.boot_time = lambda: now() + clock, lambda: start() + clock
         try:
             table = json.dumps(work(self.job, world, patience), sort_keys=True)
         except BaseException:
@@ -144,7 +149,7 @@ class Run:
 
     def wait(self, seconds: float = SLOWEST) -> bool:
         """Whether it has ended by then."""
-        if self.job == "notebook":
+        if self.job == "notebooks":
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(seconds)
         else:
@@ -154,15 +159,33 @@ class Run:
     @property
     def status(self) -> int | None:
         """As a shell knows it, negative after a signal; None as long as it runs."""
-        return self.process.poll() if self.job == "notebook" else self.process.exitcode
+        return self.process.poll() if self.job == "notebooks" else self.process.exitcode
 
-    def kill(self, chance: random.Random) -> bool:
-        """Kill -9 the process; of a notebook its runner, its kernel or both.  -> whether it hit."""
-        if self.job == "notebook":
+    def await_writing(self, seconds: float = 2) -> None:
+        """Wait until it writes a file, but not for long: it may have nothing to write, or end."""
+        until = time.monotonic() + seconds
+        writers = [self.process.pid, *(kernel.pid for kernel in self.kernels)]
+        while self.status is None and time.monotonic() < until and not self.parts(writers):
+            time.sleep(0.0002)
+
+    def parts(self, writers: list[int]) -> list[Path]:
+        """Files that these are writing, or have left half written."""
+        return [file for writer in writers for file in self.folder.glob(f".*.{writer}.tmp")]
+
+    def kill(self, chance: random.Random, amid_writing: bool = False) -> bool:
+        """Kill -9 the process; of a notebook its runner, its kernel or both.  -> whether it hit.
+
+        amid_writing: wait for a file that is being written.
+        """
+        if self.job == "notebooks":
             with suppress(psutil.NoSuchProcess):
                 self.kernels = psutil.Process(self.process.pid).children(recursive=True)
+        if amid_writing:
+            self.await_writing()
+        if self.job == "notebooks":
             whom = chance.choice(["runner", "kernel", "both"]) if self.kernels else "runner"
             if whom != "runner":
+                self.killed += [kernel.pid for kernel in self.kernels]
                 for kernel in self.kernels:
                     with suppress(psutil.NoSuchProcess):
                         kernel.kill()
@@ -170,14 +193,27 @@ class Run:
                 self.wait()
                 return self.status == 1
         self.process.kill()
+        self.killed.append(self.process.pid)
         self.wait()
         return self.status == -9
+
+    def torn(self) -> bool:
+        """Whether it has left a notebook that cannot be read."""
+        if self.job == "notebooks":
+            for file in (self.output, self.output.with_suffix(".failed.ipynb")):
+                try:
+                    nbformat.read(file, as_version=4)
+                except FileNotFoundError:
+                    continue
+                except ValueError:
+                    return True
+        return False
 
     def table(self) -> str:
         """What it has found, as text; "" if there is nothing."""
         if not self.output.exists():
             return ""
-        if self.job != "notebook":
+        if self.job != "notebooks":
             return self.output.read_text()
         return nbformat.read(self.output, as_version=4).cells[-1].outputs[0]["text"].strip()
 
@@ -250,7 +286,7 @@ def undisturbed(world: Path) -> Reference:
     for job in SHARES:
         folder = world / f"alone {job}"
         took = []
-        for _ in range(1 if job == "notebook" else 2):  # the first run of all is a slow one
+        for _ in range(1 if job == "notebooks" else 2):  # the first run of all is a slow one
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             started = time.monotonic()
@@ -278,23 +314,26 @@ def kills(job: str, number: int, world: Path, reference: Reference, tally: Tally
         patience = chance.choice([0, 60])
         there, orphans, runs = set(), [], []
         while not any(run.status == 0 for run in runs):
-            both = job != "notebook" and chance.random() < 0.3
+            both = job != "notebooks" and chance.random() < 0.3
             if chance.random() < 0.3:
                 tally.done["clock jumps"] += jump(folder, chance)
             runs = [Run(job, world, folder, patience) for _ in range(1 + both)]
             tally.done["pairs of writers"] += both
             for run in chance.sample(runs, len(runs)):
                 if left and not run.wait(chance.uniform(0, 1.3 * reference.seconds[job])):
-                    hit = run.kill(chance)
+                    hit = run.kill(chance, amid_writing=chance.random() < 0.5)
                     left -= hit
                     tally.done[f"kills: {job}"] += hit
                     orphans += run.kernels
+                    tally.done["amid writing"] += hit and bool(run.parts(run.killed))
+                    tally.done[f"kills: {job}, {len(list(folder.glob('*.safetensors')))} made"] += hit
+                    tally.corrupt += run.torn()
                 elif not run.wait():
                     tally.other.append(f"{job}: hung")
                     run.kill(chance)
             there = tally.check(folder, there, reference)
             for run in runs:
-                if run.status not in (0, -9) and not (job == "notebook" and "died" in run.said()):
+                if run.status not in (0, -9) and not (job == "notebooks" and "died" in run.said()):
                     tally.other.append(f"{job}: status {run.status}: {run.said()[-600:]}")
                     runs = [run]
             if tally.other:
@@ -312,18 +351,23 @@ def jump(folder: Path, chance: random.Random) -> bool:
     """
     files = list(folder.iterdir())
     for file in files:
-        then = time.time() + chance.uniform(-50, 50) * 365 * 86400
+        then = time.time() + fifty_years(chance)
         with suppress(FileNotFoundError):
             os.utime(file, (then, then))
     return bool(files)
 
 
+def fifty_years(chance: random.Random) -> float:
+    """Seconds, back or forth."""
+    return chance.uniform(-50, 50) * 365 * 86400
+
+
 def clocks(number: int, world: Path, reference: Reference, tally: Tally, chance: random.Random) -> None:
-    """Two writers at once, while the times of all their files jump."""
+    """Two writers at once, of whom one has a wrong clock, while the times of all their files jump."""
     for case in range(number):
         folder = world / f"clock {case}"
         folder.mkdir()
-        runs = [Run("training", world, folder) for _ in range(2)]
+        runs = [Run("training", world, folder, clock=clock) for clock in (0, fifty_years(chance))]
         over = threading.Event()
 
         def leap(folder=folder, over=over):
@@ -460,6 +504,8 @@ def run(number: int, seed: int) -> Tally:
             kills(job, several, world, reference, tally, chance)
             left -= several
             print(f"{job}: {summary(tally, seed)}", flush=True)
+        spread = {what: n for what, n in sorted(tally.done.items()) if what.endswith("made")}
+        print("kills by job and number of complete artifacts:", spread, flush=True)
     return tally
 
 
@@ -467,6 +513,7 @@ def summary(tally: Tally, seed: int) -> str:
     """The line for the README."""
     by_job = {job: tally.done[f"kills: {job}"] for job in SHARES}
     where = ", ".join(f"{number} in {job}" for job, number in by_job.items())
+    where += f"; {tally.done['amid writing']} of them amid the writing of a file"
     faults = [f"{sum(by_job.values())} kill −9 at random times ({where})"]
     for what in ("pairs of writers", "clock jumps", "truncated artifacts", "full disks", "read-only folders"):
         faults.append(f"{what}: {tally.done[what]}")
