@@ -1,10 +1,11 @@
-"""How long making an artifact should take on one H100: passes × images × FLOPs, or starting their kernels.
+"""How long making an artifact should take on one H100, or on one core: passes × images × FLOPs, or kernels.
 
-From settings, without torch, good to a factor of two or three.  No attack is taken to end early, but of
-AutoAttack's later parts half the images are spared; that it may run on a faster copy is not counted.
+From settings, without torch, good to a factor of two or three.  No attack is taken to end early, but
+AutoAttack's later parts get the images that are left; that it may run on a faster copy is not counted.
 """
 
 import ast
+import re
 from collections.abc import Callable
 from math import ceil, prod
 from typing import Any, NamedTuple
@@ -16,12 +17,18 @@ from helpers.lab.recipes import Recipe
 # float32 runs as TF32, half as fast.
 BF16, EFFICIENCY = 200e12, 0.5
 
+
 # Seconds in which the kernels of a forward pass start: of any pass, and of each layer with what follows it.
 PASS, LAYER = 0.5e-3, 0.05e-3
 
 BOTH = 3  # forward and backward, in forward passes
 CHUNK, MEMORY = 500, 20e3  # images that are attacked at a time, fewer where they take more MB (make.py)
-ARTIFACT, STANDING = 2, 0.5  # seconds to load and save one; share of images after AutoAttack's first part
+ARTIFACT = 2  # seconds to load and save one
+
+# Share of the images that AutoAttack's first part leaves: of targets as they are, whatever is before them,
+# and of those trained adversarially, which have these names.
+STANDING, ROBUST = 0.05, 0.45
+HARDENED = re.compile(r"_(adv|at|trades|mma|mart)$|robust_training\.(?!Classifier)")
 
 # data set -> side, numbers and classes of its images, and how many there are
 FACTS = ("side", "numbers", "classes", "train", "test")
@@ -34,16 +41,21 @@ DATASETS = {
 
 
 class Net(NamedTuple):
-    """A forward pass: 10⁹ FLOPs an image, layers, MB kept for the gradient, and how often (EOT)."""
+    """A forward pass: 10⁹ FLOPs an image, layers, MB kept for the gradient, how often (EOT), speed of a core.
+
+    core: 10⁹ FLOP/s that one core of a CPU reaches in it, measured; bf16 or not.
+    """
 
     gflops: float
     layers: int
     kept: float
     times: float = 1
+    core: float = 60
 
 
 # At full width; ARN's networks and HGD's are a quarter dearer on CIFAR-10 than here.
-CODE, PURIFIER, VIT = Net(0.44, 10, 1.3), Net(4.4, 47, 29), Net(3.1, 42, 24)
+CODE = Net(0.44, 10, 1.3)
+PURIFIER, VIT = Net(4.4, 47, 29, core=100), Net(3.1, 42, 24, core=200)
 NETWORKS = {"lenet5": Net(0.009, 4, 0.26), "fashion_cnn": Net(0.015, 4, 0.3), "svhn_cnn": Net(0.023, 5, 0.65)}
 NETWORKS |= {"lisa_cnn": Net(0.031, 4, 0.1), "resnet18": Net(1.11, 21, 4.7), "resnet110": Net(0.51, 110, 8.4)}
 NETWORKS |= {
@@ -65,9 +77,13 @@ ATTACKS: dict[str, Callable[[dict], float]] = {
     "ba": lambda s: 2 * s["steps"],
     **dict.fromkeys(("lsa", "lsa_own"), lambda s: s["rounds"] * s["candidates"]),
     "roa": lambda s: BOTH * s["steps"] + (s["candidates"] if s["search"] == "gradient" else _places(s)),
-    "ensemble": lambda s: BOTH * s["steps"] * (1 + STANDING * s["classes"]) + STANDING * s["queries"],
+    "ensemble": lambda s: (
+        BOTH * s["steps"] * (1 + s["standing"] * s["classes"]) + s["standing"] * s["queries"]
+    ),
     # APGD's 100 steps, then APGD and (twice) FAB for nine classes and Square; or APGD twice, over 20 draws
-    "aa": lambda s: BOTH * 4000 if s["version"] == "rand" else BOTH * (100 + STANDING * 2700) + 2500,
+    "aa": lambda s: (
+        BOTH * 4000 if s["version"] == "rand" else BOTH * 100 + s["standing"] * (BOTH * 2700 + 5000)
+    ),
 }
 
 # settings, passes of the attack in a step, domains -> passes through a denoiser, and through its target
@@ -80,25 +96,33 @@ DENOISERS: dict[str, Callable[[dict, float, int], tuple[float, float]]] = {
 }
 
 
-def seconds(recipe: Recipe) -> float:
-    """What making an artifact takes, without those that it is made from."""
+def seconds(recipe: Recipe, gpu: bool = True) -> float:
+    """What making an artifact takes, without those that it is made from: on an H100, else on one core."""
     made = recipe.made
     count = made["images"]["n"] or _facts(made)[made["images"]["split"]]
     if "attack" in made:
-        many, nets = passes(made["attack"], made["settings"] | _facts(made)), networks(made["victim"])
+        standing = {"standing": ROBUST if _hardened(made["victim"]) else STANDING}
+        many = passes(made["attack"], made["settings"] | _facts(made) | standing)
+        nets = networks(made["victim"])
         work, epochs, count = [(many, net) for net in nets], 1, min(made["n"] or count, count)
         size = max(1, min(CHUNK, int(MEMORY / sum(net.kept * net.times for net in nets))))
     else:
         work, epochs, size = _update(made), made["epochs"], made["batch_size"]
+    if not gpu:
+        an_image = sum(many * net.times * net.gflops / net.core for many, net in work)
+        return ARTIFACT + epochs * count * an_image
     speed = BF16 * EFFICIENCY / 1e9 / (1 if made.get("precision") == "bf16" else 2)
     whole, rest = divmod(count, size)
     return ARTIFACT + epochs * (whole * _time(work, size, speed) + bool(rest) * _time(work, rest, speed))
 
 
 def passes(attack: str, settings: dict[str, Any]) -> float:
-    """In how many forward passes over its images an attack is done; settings with the data set's FACTS."""
+    """In how many forward passes over its images an attack is done.
+
+    settings: with the data set's FACTS, and as `standing` the share that AutoAttack's first part leaves.
+    """
     if attack in ATTACKS:
-        return ATTACKS[attack](settings)
+        return ATTACKS[attack]({"standing": STANDING} | settings)
     return BOTH * settings.get("steps", 1) * settings.get("restarts", 1) * settings.get("samples", 1)
 
 
@@ -117,6 +141,13 @@ def networks(made: dict[str, Any]) -> list[Net]:
         return [_own(of)._replace(times=settings.get("samples", 1))]  # of a smoothed classifier
     times = made["samples"] if made["threat"] == "eot" else 1
     return [net._replace(times=net.times * times) for net in networks(made["of"])]
+
+
+def _hardened(made):
+    """Whether a target trained adversarially is in it."""
+    if isinstance(made, dict):
+        return any(map(_hardened, made.values()))
+    return isinstance(made, str) and bool(HARDENED.search(made))
 
 
 def _update(made):

@@ -103,8 +103,6 @@ class Profile(_Strict):
     gpu: whether it is made for a CUDA GPU.
     gigabytes: of disk for the artifacts of one seed, about one and a half times what its images take.
     first: what the names of the most valuable runs begin with, for who has not the time for all.
-    minutes: {what a run's name begins with: estimate of one thread's time from nothing}, in the plan's order;
-        what several share counts for the first.
     """
 
     notice: str
@@ -115,7 +113,6 @@ class Profile(_Strict):
     gpu: bool = False
     gigabytes: PositiveInt = 1
     first: tuple[str, ...] = ()
-    minutes: dict[str, PositiveInt] = Field(default_factory=dict)
 
 
 @cache

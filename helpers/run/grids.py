@@ -60,7 +60,7 @@ def _is_row(entry):
 def _row(entry, recipes):
     """Recipes of a row: of its training, None for a ready-made target, and of what is attacked."""
     _, name, keywords = row_of(entry)
-    if name not in recipes.spec.methods:
+    if name in recipes.spec.targets or name not in recipes.spec.methods:
         return None, recipes.target(name if name != "none" else None)
     method = recipes.defense(name, **keywords)
     if "network" in method.made["settings"]:

@@ -83,7 +83,6 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
     only: what the names of the wanted ones begin with; empty: all.
     """
     times, needs = read(TIMES).get(profile, {}), read(NEEDS)
-    estimates = _profiles().profile(profile).minutes
     found = []
     for notebook in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         parameters = file.parameters(notebook)
@@ -102,11 +101,10 @@ def runs(profile: str, seeds: list[int] = (0,), only: list[str] = ()) -> list[Ru
                 if profile != "quick":
                     asked = [_moved(need, {default: dataset}, seed, profile) for need in asked]
                 asked = frozenset(json.dumps(need, sort_keys=True) for need in asked)
-                guess = next((60 * m for start, m in estimates.items() if name.startswith(start)), None)
-                took = times.get(name, guess)
-                found.append(Run(full, notebook, output, values, took, asked, estimated=name not in times))
+                took, new = times.get(name), name not in times
+                found.append(Run(full, notebook, output, values, took, asked, estimated=new))
     found = [run for run in found if not only or run.name.startswith(tuple(only))]
-    return _estimated(profile, found, needs) if _profiles().profile(profile).gpu else found
+    return _estimated(profile, found, needs) if profile != "quick" else found
 
 
 def _estimated(profile, planned, needs):
@@ -129,8 +127,8 @@ def pieces(profile: str, planned: list[Run]) -> dict[str, tuple[str, float]]:
     from helpers.lab import cost, recipes  # see `_profiles`
 
     asked = [need for run in planned for need in _all_needs(profile, run)]
-    found = recipes.artifacts(asked, profile)
-    return {key: (json.dumps(one.asked), cost.seconds(one)) for key, one in found.items()}
+    found, gpu = recipes.artifacts(asked, profile), _profiles().profile(profile).gpu
+    return {key: (json.dumps(one.asked), cost.seconds(one, gpu)) for key, one in found.items()}
 
 
 def _all_needs(profile, run):
@@ -257,13 +255,10 @@ def main() -> None:
         total += f" and {len(planned) - len(known)} notebooks of unknown time"
     machine = "one H100" if profile.gpu else f"one core from nothing; CORES={args.cores} at a time"
     print(f"{len(planned)} notebooks, {total} of {machine}.")
-    if profile.gpu:
-        print(*_long(args.profile, planned), sep="\n")
     guessed = sum(run.estimated and run.seconds is not None for run in planned)
     if guessed:
-        how = ", where no time was recorded yet"
-        if profile.gpu:
-            how = " from FLOPs, to a factor of two or three, of what quick asks for and longer grids add"
+        print(*_long(args.profile, planned), sep="\n")
+        how = " from FLOPs, to a factor of two or three, of what quick asks for and longer grids add"
         print(f"Estimated{how}: {guessed} of these times.")
 
 
