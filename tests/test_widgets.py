@@ -150,6 +150,9 @@ def test_who_keeps_a_runs_outputs_keeps_its_pages_and_no_older_ones(folder, tmp_
     (index,) = explorers.read(tmp_path / "kept" / "12_a")
     named = {page["file"] for page in index["pages"]}
     assert {file.name for file in (tmp_path / "kept" / "12_a").iterdir()} == named | {"index.json"}
+    notebook.write_text("its explorer is gone")
+    explorers.keep(tmp_path / "another.ipynb", notebook)
+    assert not (tmp_path / "kept" / "12_a").exists()
 
 
 def notebooks():

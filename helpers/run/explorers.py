@@ -22,14 +22,20 @@ def left_by(executed: Path) -> Path:
 
 def missing(notebook: Path, executed: Path) -> bool:
     """Does the notebook have an explorer of which that run left no pages?"""
-    return "widgets.explorer(" in notebook.read_text(encoding="utf-8") and not left_by(executed).exists()
+    return _has_one(notebook) and not left_by(executed).exists()
 
 
 def keep(executed: Path, notebook: Path) -> None:
     """Replace the pages that are kept of `notebook` by those that the run left, if it was told to."""
-    if (left := left_by(executed)).exists():
-        shutil.rmtree(FOLDER / notebook.stem, ignore_errors=True)
-        shutil.copytree(left, FOLDER / notebook.stem)
+    left, kept = left_by(executed), FOLDER / notebook.stem
+    if left.exists() or not _has_one(notebook):
+        shutil.rmtree(kept, ignore_errors=True)
+    if left.exists():
+        shutil.copytree(left, kept)
+
+
+def _has_one(notebook):
+    return "widgets.explorer(" in notebook.read_text(encoding="utf-8")
 
 
 def read(folder: Path) -> list[dict]:
