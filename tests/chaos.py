@@ -86,7 +86,9 @@ def work(job: str, world: Path, patience: float) -> dict[str, float | list]:
     lab = small(world)
     _, y = lab.images()
     if job == "adversarial sets":
-        sets = {name: lab.attack(name, lab.target()) for name in ("pgd", "pgd_targeted", "ddn")}
+        # In any order, so that each has its share of the kills, and two at once do not go in step.
+        names = random.SystemRandom().sample(("pgd", "pgd_targeted", "ddn"), 3)
+        sets = {name: lab.attack(name, lab.target()) for name in names}
         return {name: error_rate(lab.target(), x, y).value for name, x in sets.items()}
     arn = lab.defense("arn", seen="pp")
     x = lab.attack("pgd", white_box(arn))
@@ -161,28 +163,32 @@ class Run:
         """As a shell knows it, negative after a signal; None as long as it runs."""
         return self.process.poll() if self.job == "notebooks" else self.process.exitcode
 
-    def await_writing(self, seconds: float = 2) -> None:
-        """Wait until it writes a file, but not for long: it may have nothing to write, or end."""
+    def await_writing(self, seconds: float) -> None:
+        """Wait until it writes a file, but not for longer: it may have nothing to write, or end."""
         until = time.monotonic() + seconds
-        writers = [self.process.pid, *(kernel.pid for kernel in self.kernels)]
-        while self.status is None and time.monotonic() < until and not self.parts(writers):
+        while self.status is None and time.monotonic() < until:
+            if self.job == "notebooks" and not self.kernels:
+                self.look_for_kernels()
+            if self.parts([self.process.pid, *(kernel.pid for kernel in self.kernels)]):
+                return
             time.sleep(0.0002)
+
+    def look_for_kernels(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            self.kernels = psutil.Process(self.process.pid).children(recursive=True)
 
     def parts(self, writers: list[int]) -> list[Path]:
         """Files that these are writing, or have left half written."""
         return [file for writer in writers for file in self.folder.glob(f".*.{writer}.tmp")]
 
-    def kill(self, chance: random.Random, amid_writing: bool = False) -> bool:
+    def kill(self, chance: random.Random, seconds: float = 0) -> bool:
         """Kill -9 the process; of a notebook its runner, its kernel or both.  -> whether it hit.
 
-        amid_writing: wait for a file that is being written.
+        seconds: how long to wait for a file that is being written.
         """
+        self.await_writing(seconds)
         if self.job == "notebooks":
-            with suppress(psutil.NoSuchProcess):
-                self.kernels = psutil.Process(self.process.pid).children(recursive=True)
-        if amid_writing:
-            self.await_writing()
-        if self.job == "notebooks":
+            self.look_for_kernels()
             whom = chance.choice(["runner", "kernel", "both"]) if self.kernels else "runner"
             if whom != "runner":
                 self.killed += [kernel.pid for kernel in self.kernels]
@@ -321,7 +327,7 @@ def kills(job: str, number: int, world: Path, reference: Reference, tally: Tally
             tally.done["pairs of writers"] += both
             for run in chance.sample(runs, len(runs)):
                 if left and not run.wait(chance.uniform(0, 1.3 * reference.seconds[job])):
-                    hit = run.kill(chance, amid_writing=chance.random() < 0.5)
+                    hit = run.kill(chance, chance.choice([0, reference.seconds[job]]))
                     left -= hit
                     tally.done[f"kills: {job}"] += hit
                     orphans += run.kernels
