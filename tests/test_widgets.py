@@ -127,6 +127,14 @@ def test_of_many_pages_those_are_left_that_one_control_reaches(folder):
     assert all(0 in choice for choice in reached)
 
 
+def test_what_follows_in_a_notebook_does_not_see_that_pages_were_left(folder):
+    """`blank` draws random numbers, as random defenses do."""
+    explorer = widgets.explorer(blank, image=[0, 1, 2])
+    before = torch.random.get_rng_state()
+    explorer._repr_mimebundle_()
+    assert explorers.read(folder) and torch.random.get_rng_state().equal(before)
+
+
 def test_the_pages_of_two_explorers_stand_in_one_index_under_their_pictures(folder):
     shown = [widgets.explorer(blank, image=[i, i + 1])._repr_mimebundle_()[0]["image/png"] for i in (0, 2)]
     assert [one["first"] for one in explorers.read(folder)] == [explorers.fingerprint(png) for png in shown]
