@@ -588,6 +588,8 @@ def test_a_run_whose_process_dies_is_shown_as_failed_with_what_it_said(copy):
         "import os\nos.kill(os.getppid(), 9)",
         "import time; time.sleep(60)",
     )
+    earlier = copy / "reports" / "quick" / "23_bad.failed.ipynb"
+    write(earlier, "raise ValueError('of an earlier run')")
     code, out, _ = finish(start(copy))
     assert code == 1 and "22_good: done" in out and "23_bad: FAILED" in out
     page = (copy / "reports" / "quick" / "index.html").read_text()

@@ -77,7 +77,7 @@ def reproduce(args: argparse.Namespace, deadline: float) -> int:
 
     def ended(job, seconds, output):
         run = left.pop(job.name)
-        if output is not None and not run.failed.exists():
+        if output is not None and run.failed.name not in output:  # else it left its traceback there
             leave(run, output)
         index.build(args.profile, everything)
         if output is None and (args.keep or args.profile != "quick") and args.seeds == [0]:
