@@ -158,7 +158,8 @@ def test_an_environment_that_is_a_link_is_not_cleared(tmp_path):
 
 
 def test_continuous_integration_calls_make_test():
-    assert "exec make test\n" in (ROOT / ".ci" / "run").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "\nset -euo pipefail\n" in script and "\nmake test\n" in script
 
 
 # --- the graph for a cluster ---
