@@ -30,6 +30,7 @@ def test_zero_has_no_minus_and_no_interval_ends_there_by_rounding_alone():
     assert tables.points(around) == "+0 (+0 to +0)" and str(around).startswith("-0.2 points [-0.4, +0.3]")
     assert str(Score(-0.04, (-0.04, 0.04), 9, "points")).startswith("+0.0 points [+0.0, +0.0]")
     assert tables.points(Score(-4.2, (-8.1, -0.3), 9, "points")) == "−4 (−8.1 to −0.3)"
+    assert tables.points(Score(-0.4, (-0.5, -0.3), 9, "points")) == "−0.4 (−0.5 to −0.3)"
     assert tables.points(Score(4.2, (0.3, 8.1), 9, "points")) == "+4 (+0.3 to +8.1)"
     assert tables.points(Score(0.0, (0.0, 0.0), 9, "points")) == "+0 (+0 to +0)"
 
