@@ -31,7 +31,8 @@ def lab():
     token = "a-test"
     command = [sys.executable, "-m", "jupyterlab", "--config", str(CONFIG), "--no-browser", "--port=0"]
     command += ["--IdentityProvider.token=" + token, *(["--allow-root"] if os.geteuid() == 0 else [])]
-    environment = os.environ | {"TQDM_DISABLE": "0", "OMP_NUM_THREADS": "2"}
+    # One thread: two wait for each other where something else computes, too.
+    environment = os.environ | {"TQDM_DISABLE": "0", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
