@@ -17,7 +17,6 @@ from helpers.lab.recipes import Recipe
 # float32 runs as TF32, half as fast.
 BF16, EFFICIENCY = 200e12, 0.5
 
-
 # Seconds in which the kernels of a forward pass start: of any pass, and of each layer with what follows it.
 PASS, LAYER = 0.5e-3, 0.05e-3
 

@@ -41,14 +41,14 @@ class _Printed:
     def cell(self, digits: int = 1) -> str:
         """With the 95 % interval, as a cell of a table: "12.4 (10–16)", of points "+5 (−1 to +11)".
 
-        An interval without 0 in it that rounding would end there has one digit more: "−4 (−8.1 to −0.3)";
-        so has a value there that would be 0.
+        An interval without 0 in it that rounding would end there has one digit more, up to two decimals:
+        "−4 (−8.1 to −0.3)"; so has a value there that would be 0.
         """
         low, high = self.interval
         if self.unit == "%":
             return f"{self.value:z.{digits}f} ({low:z.0f}–{high:z.0f})"
         hidden = low * high > 0 and round(min(abs(low), abs(high)), digits) == 0
-        sign, finer = "+" if self.unit == "points" else "", digits + hidden
+        sign, finer = "+" if self.unit == "points" else "", max(digits, min(digits + hidden, 2))
         shown = finer if round(self.value, digits) == 0 else digits
         value, *bounds = f"{self.value:{sign}z.{shown}f}", *(f"{b:{sign}z.{finer}f}" for b in (low, high))
         return f"{value} ({' to '.join(bounds)})".replace("-", "−")
