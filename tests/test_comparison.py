@@ -21,6 +21,9 @@ def answers(right, n=100):
     return torch.arange(n) < right
 
 
+ODD = torch.arange(100) % 50 == 1  # two of the hundred
+
+
 def compared(paper="arn", profile="quick", seed=0):
     return Comparison("23_test", Experiment(paper, "mnist", profile, seed))
 
@@ -97,6 +100,21 @@ def test_how_many_images_it_takes_goes_by_the_gain_that_the_paper_prints():
         ours = {(d, a): answers(40) for d in ("none", defense) for a in ("natural", "pgd")}
         result.add_table(table, ours, {(d, "pgd"): {"adaptive": answers(35)} for d in ("none", defense)})
         assert result.rows[-1]["verdict"] == word
+
+
+def test_a_number_that_a_text_repeats_has_the_words_of_its_table():
+    """The gain that is looked for, too, is the table's: the text does not repeat the bare target's number."""
+    for natural in (97, 12):
+        table, text = compared(), "arn/s4.2/lenet"
+        ours = {("none", "natural"): answers(99), ("arn_pp", "natural"): answers(natural)}
+        ours |= {(d, "sta"): answers(60 if d == "arn_pp" else 9) for d in ("none", "arn_pp")}
+        aware = {("none", "sta"): {"adaptive": answers(9)}, ("arn_pp", "sta"): {"adaptive": answers(9) ^ ODD}}
+        table.add_table("arn/t2/lenet", ours, aware)
+        both = ours["arn_pp", "natural"], ours["none", "natural"]
+        known = aware["arn_pp", "sta"], aware["none", "sta"]
+        table.add(f"{text}/arn_pp/sta-fooling", ours["arn_pp", "sta"], *known, both)
+        word = "no difference seen" if natural == 97 else "does not work on natural images"
+        assert words(table)[-2:] == [word] * 2
 
 
 # --- the worst attacker, image by image ----------------------------------------------------------------

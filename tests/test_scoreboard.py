@@ -7,21 +7,25 @@ import pytest
 from helpers import ledger
 from helpers.measure import scoreboard
 
+PGD = "arn/t1/lenet/arn_pp/pgd"
 
-def row(id, verdict, value=2.0):
-    number = {"value": value, "n": 100, "low": 1.0, "high": 3.0}
-    return {"id": id, "n": 100, "ours": number, "adaptive": None, "verdict": verdict, "deviation": "short"}
+
+def row(id, verdict, value=2.0, adaptive=None, metric="error_rate"):
+    ours, adaptive = (v and {"value": v, "n": 100, "low": 1.0, "high": 3.0} for v in (value, adaptive))
+    row = {"id": id, "metric": metric, "n": 100, "ours": ours, "adaptive": adaptive, "verdict": verdict}
+    return row | {"deviation": "short"}
+
+
+def keep(folder, profile, comparable, *rows, notebook="23_x", seed=0):
+    (folder / profile).mkdir(exist_ok=True)
+    content = {"notebook": notebook, "seed": seed, "comparable": comparable, "rows": rows}
+    (folder / profile / f"{notebook}.seed{seed}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
 def results(tmp_path):
-    def keep(profile, comparable, *rows):
-        (tmp_path / profile).mkdir(exist_ok=True)
-        content = {"notebook": "23_x", "comparable": comparable, "rows": rows}
-        (tmp_path / profile / "23_x.json").write_text(json.dumps(content))
-
-    keep("quick", False, row("arn/t1/lenet/arn_pp/pgd", "gains"), row("arn/t1/lenet/arn_pp/ddn", "gains"))
-    keep("cpu", True, row("arn/t1/lenet/arn_pp/pgd", "no difference seen, as claimed", 3.8))
+    keep(tmp_path, "quick", False, row(PGD, "gains"), row("arn/t1/lenet/arn_pp/ddn", "gains"))
+    keep(tmp_path, "cpu", True, row(PGD, "no difference seen, as claimed", 3.8))
     return tmp_path
 
 
@@ -32,11 +36,30 @@ def test_every_number_of_the_ledger_is_there_once_and_in_its_order(tmp_path):
 
 def test_the_largest_scale_counts_and_quick_shows_words_only(results):
     rows = {r["id"]: r for r in scoreboard.board(results, quick=True)}
-    pgd, ddn = rows["arn/t1/lenet/arn_pp/pgd"], rows["arn/t1/lenet/arn_pp/ddn"]
+    pgd, ddn = rows[PGD], rows["arn/t1/lenet/arn_pp/ddn"]
     assert (pgd["scale"], pgd["ours"], pgd["state"]) == ("cpu", 3.8, "as claimed")
     assert (ddn["scale"], ddn["ours"], ddn["state"]) == ("quick", None, "run, not comparable")
     assert ddn["verdict"] == "gains"
     assert {r["scale"] for r in scoreboard.board(results)} == {"", "cpu"}
+
+
+@pytest.mark.parametrize(
+    "metric, found, shown",
+    [
+        ("error_rate", [None, 40.0, 90.0, 60.0], 90.0),
+        ("accuracy", [None, 40.0, 10.0, 60.0], 10.0),
+        ("accuracy", [None, None], None),
+    ],
+)
+def test_of_several_notebooks_the_one_whose_attackers_found_most_counts(tmp_path, metric, found, shown):
+    for i, adaptive in enumerate(found):
+        keep(tmp_path, "cpu", True, row(PGD, "gains", 5.0, adaptive, metric), notebook=f"2{i}_x")
+    worse = 99.0 if metric == "error_rate" else 1.0
+    keep(
+        tmp_path, "cpu", True, row(PGD, "gains", 5.0, worse, metric), notebook="20_x", seed=1
+    )  # not the first
+    (pgd,) = (r for r in scoreboard.board(tmp_path) if r["id"] == PGD)
+    assert pgd["adaptive"] == shown and pgd["notebook"] == f"2{found.index(shown)}_x"
 
 
 @pytest.mark.parametrize(

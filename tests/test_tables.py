@@ -134,3 +134,16 @@ def test_a_long_closing_table_is_a_grid_with_the_rows_folded():
     assert "paper | ours | adaptive" in grid and "| 10.0 | 100.0" in grid and "– | 10.0" in grid  # "mine"
     assert "works on natural images</small>" in grid and "yardstick</small>" not in grid
     assert "all 24 rows" in rows and "deviation" in rows and "deviation" not in grid and "<th>n</th>" in rows
+
+
+def test_what_a_text_repeats_does_not_hide_what_its_table_says():
+    result = Comparison("25_test", Experiment("arn", "mnist"))
+    rows = {(d, a): torch.arange(50) < 45 for d in ("none", "arn_pp", "hgd_pp") for a in ("sta", "mine")}
+    rows |= {(d, f"mine {i}"): torch.arange(50) < 45 for d in ("none", "hgd_pp") for i in range(5)}
+    again = {"arn_pp/sta_targeted": 45, "hgd_pp/sta_targeted": 30}
+    rows |= {(name.split("/")[0], "sta_targeted"): torch.arange(50) < 45 for name in again}
+    result.add_table("arn/t2/lenet", rows)
+    for name, right in again.items():
+        result.add(f"arn/s4.2/lenet/{name}", torch.arange(50) < right)
+    cells = tables.closing(result).data.partition("<details>")[0]
+    assert cells.count("13.7 | 10.0") == 1 == cells.count("36.4 | 10.0") == cells.count("36.4 | 40.0")

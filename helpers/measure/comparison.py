@@ -137,13 +137,19 @@ class Comparison:
             self.add(f"{table}/{defense}/{attack}", one, known, bare, natural, reason, like)
 
     def _promised(self, ledger_id: str) -> float:
-        """The gain over the bare target that the paper prints, in points, whatever its sign."""
-        *table, _, attack = ledger_id.split("/")
-        both = ledger_id, "/".join([*table, "none", attack])
-        if not all(id in self.facts.index for id in both):
+        """The gain over the bare target that the paper prints, in points, whatever its sign.
+
+        A text that repeats a number of a table does not repeat the bare target's: that is then the one of the
+        same attack elsewhere.
+        """
+        if ledger_id not in self.facts.index:
             return verdicts.CLAIM
-        defended, bare = self.facts.value[list(both)]
-        return abs(defended - bare) or verdicts.CLAIM
+        *table, _, attack = ledger_id.split("/")
+        fact, beside = self.facts.loc[ledger_id], "/".join([*table, "none", attack])
+        same = ["dataset", "target", "attack", "threat", "eps"]
+        alike = (self.facts[same] == fact[same]).all(axis="columns") & (self.facts["defense"] == "none")
+        bare = self.facts.value[[beside] if beside in self.facts.index else alike]
+        return abs(fact.value - bare.iloc[0]) or verdicts.CLAIM if len(bare) else verdicts.CLAIM
 
     def frame(self) -> pd.DataFrame:
         """One row a number: n | paper | ours (95 % interval) | adaptive | gain | verdict | deviation.

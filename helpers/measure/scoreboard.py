@@ -5,11 +5,13 @@ The README, the report and `51_scoreboard` show the same.
 """
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
 from helpers import ROOT, ledger
 from helpers.lab import profiles
+from helpers.measure import verdicts
 
 # What can have become of a published number, in the order of figures and tables.
 CLAIMS = ["as claimed", "better than claimed", "worse than claimed", "another number than claimed"]
@@ -59,7 +61,10 @@ def _papers(rows):
 
 
 def _kept(results, scales):
-    """{id: (profile, comparison, row)} of the largest scale that has measured it, and its first seed."""
+    """{id: (profile, comparison, row)} of the largest scale that has measured it, and its first seed.
+
+    Where several notebooks have, that of the one whose attackers found most.
+    """
     found = {}
     for profile in scales:  # from the smallest
         there = {}
@@ -67,9 +72,18 @@ def _kept(results, scales):
             comparison = json.loads(file.read_text(encoding="utf-8"))
             for row in comparison["rows"]:
                 if row["ours"]:
-                    there.setdefault(row["id"], (profile, comparison, row))
-        found |= there
+                    there.setdefault(row["id"], []).append((profile, comparison, row))
+        found |= {id: min(measured, key=_rank) for id, measured in there.items()}
     return found
+
+
+def _rank(kept):
+    """The seed; how much is right under the worst attackers, as weaker ones flatter; more images first."""
+    _, comparison, row = kept
+    left = row["adaptive"]["value"] if row["adaptive"] else math.inf
+    if row["adaptive"] and row["metric"] in verdicts.ERRORS:
+        left = 100 - left
+    return comparison["seed"], left, -row["n"]
 
 
 def _joined(row, kept):

@@ -149,7 +149,10 @@ def closing(comparison: Comparison) -> HTML:
 
 
 def _compact(comparison: Comparison) -> pd.DataFrame:
-    """Attacks across, defenses down: `paper | ours | adaptive`, one decimal, and below them the verdict."""
+    """Attacks across, defenses down: `paper | ours | adaptive`, one decimal, and below them the verdict.
+
+    Several numbers of one defense under one attack, as where a text repeats a table's, share a cell.
+    """
     several = [c for c in ("dataset", "target") if len({row[c] for row in comparison.rows}) > 1]
     cells = {}
     for row in comparison.rows:
@@ -157,5 +160,7 @@ def _compact(comparison: Comparison) -> pd.DataFrame:
         shown = " | ".join("–" if number is None else f"{number:.1f}" for number in numbers)
         words = "" if row["defense"] == "none" else f"<br><small>{row['verdict']}</small>"
         place = (*(row[c] for c in several), row["defense"]) if several else row["defense"]
-        cells[place, row["attack"]] = re.sub(r" \| –$", "", shown) + words
-    return grid(cells, form=str).rename_axis(columns="paper | ours | adaptive")
+        # each text once
+        cells.setdefault((place, row["attack"]), {})[re.sub(r" \| –$", "", shown) + words] = None
+    joined = {cell: "<br>".join(texts) for cell, texts in cells.items()}
+    return grid(joined, form=str).rename_axis(columns="paper | ours | adaptive")
