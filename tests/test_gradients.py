@@ -20,3 +20,11 @@ def test_the_gradient_of_an_image_is_that_of_its_own_loss_and_of_a_linear_model_
     wanted = (model(x).softmax(1) - F.one_hot(y[:5], 4)) @ model[1].weight
     assert torch.allclose(gradients.of_images(model, x, y), wanted, atol=1e-6)
     assert torch.allclose(gradients.of_images(model, x[:2], y), wanted[:2], atol=1e-6)
+
+
+def test_gradients_of_many_images_are_taken_in_parts(monkeypatch):
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.rand(5, 3, 2, 2), torch.arange(6) % 4
+    sizes, whole = [], gradients.of_images(model, x, y)
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(gradients, "SIZE", 2)
+    assert torch.allclose(gradients.of_images(model, x, y), whole, atol=1e-6) and sizes == [2, 2, 1]

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SIZE = 200  # images at a time: a pass of a large pipeline keeps tens of megabytes of each
+
 
 def of_weights(loss: Tensor, network: nn.Module) -> Tensor:
     """The gradient of `loss`, a scalar, with respect to all parameters of `network`, in one row (P,).
@@ -19,6 +21,9 @@ def of_images(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
     Each image's own in eval mode only: in training mode BatchNorm mixes the images of a batch.
     """
-    images = x.clone().requires_grad_()
-    loss = F.cross_entropy(model(images), y[: len(x)], reduction="sum")
-    return torch.autograd.grad(loss, images)[0].flatten(1)
+    found = []
+    for part, labels in zip(x.split(SIZE), y[: len(x)].split(SIZE), strict=True):
+        images = part.clone().requires_grad_()
+        loss = F.cross_entropy(model(images), labels, reduction="sum")
+        found.append(torch.autograd.grad(loss, images)[0].flatten(1))
+    return torch.cat(found)
