@@ -96,8 +96,8 @@ class Profile(_Strict):
     """What holds for all papers.
 
     notice: what a reader of its numbers must know.
-    deviation: the same in a few words, for the rows of a table.
     comparable: may its numbers be held against a paper's?
+    deviation: where they may not, why, in a few words.
     source: the shipped "sample" of the images, or the "full" sets.
     precision: of the training.
     gpu: whether it is made for a CUDA GPU.
@@ -106,8 +106,8 @@ class Profile(_Strict):
     """
 
     notice: str
-    deviation: str
     comparable: bool
+    deviation: str = ""
     source: Literal["sample", "full"]
     precision: Literal["fp32", "bf16"]
     gpu: bool = False

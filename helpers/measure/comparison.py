@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from helpers import ROOT, ledger, write_atomically
-from helpers.lab import Experiment, artifacts, profiles
+from helpers.lab import Experiment, artifacts, deviations, profiles
 from helpers.measure import verdicts
 from helpers.measure.rates import Rate, Score, complement, gain, rate_of, survivors
 
@@ -52,7 +52,7 @@ class Comparison:
         aware: {attacker: answers} of attackers who know the defense, with the budget of the row.
         bare: {attacker: answers} of the bare target, to the like of `aware` and to the row's own attack.
         natural: answers to natural images, the pipeline's and the bare target's.
-        reason: why the numbers may differ, in a few words; the profile's own come first.
+        reason: why the numbers may differ, in a few words; what the profile changes comes first.
         like: for a number that the paper does not have, the ledger's row of one like it.
         LookupError for an id not in the ledger of the lab's paper; ValueError for a number that is no rate,
             and for an `aware` without what it is judged by.
@@ -77,7 +77,10 @@ class Comparison:
             adaptive = _in(fact.metric, worst)
             gained = None if defense == "none" else gain(worst, survivors(bare)[:n])
         number = _in(fact.metric, ours) if isinstance(ours, Tensor) else ours
-        reasons = [self.lab.deviation, reason, "" if stated or not published else "threat model not stated"]
+        changed = [self.lab.deviation]
+        if self.lab.comparable:
+            changed = deviations.of_row(self.lab.recipes, defense, attack)
+        reasons = [*changed, reason, "" if stated or not published else "threat model not stated"]
         self.rows.append(
             {
                 "id": ledger_id,
