@@ -265,7 +265,7 @@ def project(tmp_path, monkeypatch):
     write(tmp_path / "notebooks" / "23_b.ipynb", "print(seed)")
     write(tmp_path / "notebooks" / "draft.ipynb")
     target = {"paper": "arn", "dataset": "mnist", "target": "lenet5_clean"}
-    need = {"paper": "arn", "dataset": "mnist", "attack": "pgd", "n": 60, "victim": target}
+    need = {"paper": "arn", "dataset": "mnist", "attack": "pgd", "split": "test", "n": 60, "victim": target}
     (tmp_path / "times.json").write_text(json.dumps({"quick": {"22_a": 30, "23_b": 90}}))
     (tmp_path / "needs.json").write_text(json.dumps({"23_b": [need]}))
     monkeypatch.setattr(plan, "ROOT", tmp_path)
@@ -303,6 +303,35 @@ def test_needs_move_to_another_data_set_seed_and_profile(project):
     assert moved["victim"]["target"] == "target" and "n" not in moved
     (quick,) = (json.loads(need) for run in plan.runs("quick") for need in run.needs)
     assert (quick["victim"]["target"], quick["n"]) == ("lenet5_clean", 60)
+
+
+def test_a_number_that_a_notebook_names_itself_is_the_profiles_of_the_same_meaning():
+    """Of the bare target: as many as attacks on pipelines get, a size of the profile, or a few to look at."""
+    quick, cpu = (profiles.load("arn", name)["mnist"] for name in ("quick", "cpu"))
+    add, larger = (profiles.load("add", name)["mnist"].sizes for name in ("quick", "cpu"))
+
+    def asked(n, paper="arn"):
+        target = {"paper": paper, "dataset": "mnist", "target": "lenet5_clean"}
+        need = {
+            "paper": paper,
+            "dataset": "mnist",
+            "attack": "pgd",
+            "split": "test",
+            "n": n,
+            "victim": target,
+        }
+        return plan._moved(need, {}, 0, "cpu").get("n")
+
+    assert asked(quick.test) is None  # as many as the profile says
+    assert asked(quick.adaptive_test) == cpu.adaptive_test and asked(8) == 8
+    assert asked(add["curve"], "add") == larger["curve"] != add["curve"]
+
+
+def test_a_bare_target_in_the_place_of_a_pipeline_gets_as_many_images():
+    planned = plan.runs("cpu", only=["23"])
+    found = [json.loads(asked) for asked, _ in plan.pieces("cpu", planned).values()]
+    doa = [one["n"] for one in found if one.get("attack") == "ddn" and "doa" in json.dumps(one["victim"])]
+    assert doa == [profiles.load("arn", "cpu")["mnist"].adaptive_test]
 
 
 @pytest.mark.parametrize(
@@ -351,9 +380,9 @@ def test_on_a_gpu_what_two_runs_share_counts_for_the_first_and_recorded_times_wi
 
 
 def test_the_profile_for_two_cores_is_a_nights_work():
-    """By the estimate they are ten hours on each core at most, and no piece takes half an hour."""
+    """By the estimate they are seven hours on each core at most, and no piece takes half an hour."""
     planned = plan.runs("cpu")
-    assert sum(run.seconds for run in planned) <= 20 * 3600
+    assert sum(run.seconds for run in planned) <= 14 * 3600
     assert max(took for _, took in plan.pieces("cpu", planned).values()) < 1800
 
 

@@ -49,8 +49,15 @@ def _instead(needs, model, entry, recipes, profile):
         return []
     (old_method, old), (method, new) = (_row(one, recipes) for one in (model, entry))
     victims = [_swapped(need.get("victim"), old, new, profile) for need in needs]
-    found = [need | {"victim": victim} for need, victim in zip(needs, victims, strict=True) if victim]
+    same = [(need, victim) for need, victim in zip(needs, victims, strict=True) if victim]
+    found = [_on_as_many(need, need | {"victim": victim}, profile) for need, victim in same]
     return found + ([method.asked] if method and old_method else [])
+
+
+def _on_as_many(need, other, profile):
+    """`other`, on as many images as `need`: a bare target in the place of a pipeline would get more."""
+    n, usual = (again(one, profile).made["n"] for one in (need, other))
+    return other if n == usual else other | {"n": n}
 
 
 def _is_row(entry):

@@ -201,10 +201,37 @@ def _moved(need, datasets, seed, profile):
     if "paper" in need:
         moved["dataset"] = datasets.get(need["dataset"], need["dataset"])
         moved |= {"seed": need.get("seed", 0) + seed} if seed else {}
-        moved.pop("n", None)  # as many images as the profile says
+        if "attack" in need:
+            moved |= {"n": _count(need, moved["dataset"], profile)}
+            moved = {name: one for name, one in moved.items() if one is not None}
         if "target" in need and "defense" not in need:
             moved["target"] = _role(need)
     return moved
+
+
+def _count(need, dataset, profile):
+    """How many images a notebook asks for where it asks for `need` in quick; None: as the profile says.
+
+    Notebooks name a number themselves where a set goes with a smaller one: as many as attacks on whole
+    pipelines get, a size of the profile, or the few of a picture.
+    """
+    quick, larger = (
+        _profiles().load(need["paper"], name)[place]
+        for name, place in (("quick", need["dataset"]), (profile, dataset))
+    )
+    attack = quick.attacks.get(need["attack"])
+    usual = attack and attack.test or (quick.test if "target" in need["victim"] else quick.adaptive_test)
+    if need["split"] != "test" or need["n"] == usual:
+        return None
+    sizes = {count: larger.sizes[name] for name, count in quick.sizes.items() if name in larger.sizes}
+    sizes[_aware(quick)] = _aware(larger)
+    return need["n"] if need["n"] < min(sizes) else sizes.get(need["n"])
+
+
+def _aware(spec):
+    """On how many images attacks on whole pipelines are run."""
+    attack = spec.attacks.get("adaptive")
+    return attack and attack.test or spec.adaptive_test
 
 
 def _role(need):
