@@ -17,6 +17,7 @@ from helpers import ROOT
 
 # In the place of a default where there is none.
 REQUIRED = object()
+MAKING_NOTHING = (__name__, "helpers.progress")  # modules on which no result depends
 
 
 class Definition(NamedTuple):
@@ -212,8 +213,8 @@ def _closure(definitions):
     found, open_ends = {}, list(definitions)
     while open_ends:
         one = open_ends.pop()
-        # The table of all networks would make each depend on every other; this file makes nothing.
-        followed = one.name != "NETWORKS" and one.module.name != __name__
+        # The table of all networks would make each depend on every other.
+        followed = one.name != "NETWORKS" and one.module.name not in MAKING_NOTHING
         if followed and str(one) not in found:
             found[str(one)] = one
             open_ends += _used_by(one)

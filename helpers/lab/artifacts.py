@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from helpers import ROOT, write_atomically
+from helpers import ROOT, source, write_atomically
 from helpers.lab.lease import lease
 from helpers.lab.recipes import Recipe, code_of
 
@@ -83,14 +84,23 @@ def make(kind: str, recipe: Recipe, build: Callable[[Path], tuple[dict, dict]]) 
 def _compare(artifact, code):
     """Warn, in one line, if the artifact was made by other code than today's under the same revision."""
     before = artifact.info.get("code", {})
-    changed = sorted(name for name in {*before, *code} if before.get(name) != code.get(name))
+    names = [name for name in {*before, *code} if not name.startswith(source.MAKING_NOTHING)]
+    changed = sorted(name for name in names if before.get(name) != code.get(name))
     if changed:
         warnings.warn(
-            f"{artifact.path.name} was made before {', '.join(changed)} changed: if results depend on it,"
+            f"{artifact.path.name} was made before {_briefly(changed)} changed: if results depend on it,"
             " raise the `revision` of the method or attack; if you are only trying something, delete"
             f" {artifact.path}",
             stacklevel=3,
         )
+
+
+def _briefly(names):
+    """Names of definitions, those of a file in one: "helpers.attacks.pgd (4 definitions)"."""
+    files = groupby(names, lambda name: name.rpartition(".")[0])
+    groups = [(file, list(found)) for file, found in files]
+    words = [found[0] if len(found) == 1 else f"{file} ({len(found)} definitions)" for file, found in groups]
+    return ", ".join(words)
 
 
 def load(file: Path) -> Artifact:
