@@ -21,7 +21,8 @@ def results(tmp_path):
         name = f"arn/t1/lenet/{defense}/{attack}"
         there = {"ours": ours and rate(ours), "adaptive": adaptive and rate(adaptive), "n": 1000}
         there |= {"verdict": "as claimed", "deviation": ""}
-        return {"id": name, "defense": defense, "attack": attack, "paper": paper, **there}
+        there |= {"metric": "error_rate", "paper": paper}
+        return {"id": name, "defense": defense, "attack": attack, **there}
 
     rows = [
         row("none", "pgd", 100.0, 100.0, 100.0),
