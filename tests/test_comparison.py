@@ -117,6 +117,19 @@ def test_a_number_that_a_text_repeats_has_the_words_of_its_table():
         assert words(table)[-2:] == [word] * 2
 
 
+def test_25_asks_for_natural_images_where_nobody_who_knew_the_defense_was_run_too():
+    cells = json.loads((ROOT / "notebooks" / "25_arn_spatial_attacks.ipynb").read_text(encoding="utf-8"))[
+        "cells"
+    ]
+    (source,) = ("".join(cell["source"]) for cell in cells if "def repeat(" in "".join(cell["source"]))
+    of_notebook = {"comparison": compared(), "text": "arn/s4.2/lenet", "dataset": "none", "reasons": {}}
+    of_notebook |= {"known": {}, "answers": {("arn_pp", "sta_targeted"): answers(90)}}
+    of_notebook |= {"natural": {"none": answers(99), "arn_pp": answers(12)}}
+    exec(source, of_notebook)
+    of_notebook["repeat"]("arn_pp/sta_targeted", "arn_pp", "sta_targeted")
+    assert words(of_notebook["comparison"]) == ["does not work on natural images"]
+
+
 # --- the worst attacker, image by image ----------------------------------------------------------------
 
 
