@@ -136,6 +136,14 @@ def no_last_word(notebook, name):
     return [] if "What you have seen" in last else ["the last cell is not *What you have seen*"]
 
 
+def attacks_on_all_images_at_once(notebook, name):
+    """`lab.attack` runs them in parts: a GPU does not hold the gradients of a full test set."""
+    code = "\n".join(cell.source for _, cell in code_cells(notebook))
+    counts = re.findall(r"^x, y = .*\.images\(\"test\"(?:, )?(.*)\)$", code, flags=re.MULTILINE)
+    small = (n.isdigit() or n and re.search(rf"^{n}: int = [1-9]", code, flags=re.MULTILINE) for n in counts)
+    return [] if all(small) else re.findall(r"ATTACKS\[[^]]+\]\([\w.]+, x, y\b", code)
+
+
 CHECKS = [
     pictures_without_a_text,
     keys_in_outputs,
@@ -145,6 +153,7 @@ CHECKS = [
     dead_links,
     sections_without_an_end,
     no_last_word,
+    attacks_on_all_images_at_once,
 ]
 
 
@@ -211,6 +220,16 @@ def html(text):
             no_last_word,
             notebook("x", "M**What you have seen.** This."),
             notebook("M## What you have seen", "x"),
+        ),
+        (
+            attacks_on_all_images_at_once,
+            notebook("few: int = 9", 'x, y = lab.images("test", few)', 'ATTACKS["pgd"](model, x, y)'),
+            notebook("few: int = 0", 'x, y = lab.images("test", few)', 'ATTACKS["pgd"](model, x, y)'),
+        ),
+        (
+            attacks_on_all_images_at_once,
+            notebook("", 'x, y = lab.images("test")', 'ATTACKS["pgd"](model, x[:9], y[:9])'),
+            notebook("", 'x, y = lab.images("test")', 'ATTACKS["pgd"](model, x, y, eps=0.1)'),
         ),
     ],
 )
