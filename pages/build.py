@@ -16,11 +16,18 @@ from sphinx.cmd.build import build_main
 
 from course import slides, syllabus
 from helpers import ROOT
+from helpers.measure import scoreboard
 from helpers.run import explorers, navigation, notebook, scales
+from helpers.show import figures
 
 HERE = ROOT / "pages"
 PAPERS = ("add", "arn", "jatp", "dir")
 TABLE = '<table class="dataframe"'  # the theme knows tables by it, and puts others on a light ground
+NUMBERS = ["paper", "place", "dataset", "target", "defense", "attack", "metric", "published", "n", "ours"]
+NUMBERS += ["adaptive", "verdict", "scale", "deviation"]
+ABOUT_NUMBERS = """Each published number, and beside it ours under the paper's protocol and under the
+strongest attacker who knows the defense, where a run beyond quick has been kept; no word there: not run.
+[The scoreboard](51_scoreboard.ipynb) says how to read it."""
 PARTS = {"0": "Foundations", "1": "ADD", "2": "ARN", "3": "JATP", "4": "DIR", "5": "All four"}
 
 
@@ -31,7 +38,7 @@ def main() -> None:
     source.mkdir()
     if lack := slides.packages(source / "_static"):
         sys.exit(f"The site's formulas need MathJax: {lack}")
-    for file in ("explorers.js", "explorers.css"):
+    for file in ("explorers.js", "numbers.js", "style.css"):
         shutil.copy(HERE / file, source / "_static")
     shutil.copytree(explorers.FOLDER, source / "_static" / "explorers")
     names = collect(source)
@@ -59,6 +66,7 @@ def collect(source: Path) -> list[str]:
         (solutions / file.name).write_text("---\norphan: true\n---\n\n" + file.read_text(encoding="utf-8"))
     text = syllabus.syllabus(syllabus.lessons())
     (source / "syllabus.md").write_text(inside(text), encoding="utf-8")
+    (source / "numbers.md").write_text(numbers(scoreboard.board()), encoding="utf-8")
     shutil.copy(ROOT / "docs" / "five_stages.png", source)
     return [file.stem for file in files]
 
@@ -89,9 +97,24 @@ def explorer(kept: dict, name: str) -> str:
     files = {one["file"]: f"_static/explorers/{name}/{one['file']}" for one in kept["pages"]}
     pages = {" ".join(map(str, one["choice"])): [files[one["file"]], one["alt"]] for one in kept["pages"]}
     whole = len(pages) == prod(len(control["labels"]) for control in kept["controls"])
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-    template = environment.get_template("explorer.html.j2")
+    template = _template("explorer.html.j2")
     return template.render(id=kept["first"], controls=kept["controls"], pages=pages, whole=whole)
+
+
+def numbers(rows: list[dict]) -> str:
+    """The page of all published numbers (`scoreboard.board`): one table, which a script searches."""
+    lines = [[_cell(row[name]) for name in NUMBERS] for row in rows]
+    table = _template("numbers.html.j2").render(heads=NUMBERS, rows=lines)
+    return f"# All published numbers\n\n{ABOUT_NUMBERS}\n\n```{{raw}} html\n{table}\n```\n"
+
+
+def _cell(value):
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else figures.label(str(value))
+
+
+def _template(name):
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+    return environment.get_template(name)
 
 
 def inside(text: str) -> str:
@@ -119,7 +142,9 @@ def index(names: list[str]) -> str:
     lists = []
     for digit, part in PARTS.items():
         pages = [name for name in names if name.startswith(digit)]
-        pages += {"1": ["add"], "2": ["arn"], "3": ["jatp"], "4": ["dir"], "5": ["syllabus"]}.get(digit, [])
+        pages += {"1": ["add"], "2": ["arn"], "3": ["jatp"], "4": ["dir"], "5": ["numbers", "syllabus"]}.get(
+            digit, []
+        )
         lists.append("\n".join(["```{toctree}", f":caption: {part}", ":maxdepth: 1", "", *pages, "```"]))
     return "\n\n".join([first, "## What has been run on the full data", scales.section(), *lists]) + "\n"
 

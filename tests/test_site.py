@@ -12,6 +12,7 @@ from browser import chromium, in_time  # noqa: F401  (a fixture)
 
 from course import slides
 from helpers import ROOT
+from helpers.measure import scoreboard
 from helpers.run import explorers
 
 SITE = ROOT / "pages" / "site"
@@ -55,7 +56,7 @@ def names():
     return sorted(file.stem for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-@pytest.mark.parametrize("name", ["index", "syllabus", "arn", *names()])
+@pytest.mark.parametrize("name", ["index", "syllabus", "numbers", "arn", *names()])
 def test_a_page_opens_and_has_a_heading(tab, address, name):
     tab.goto(f"{address}/{name}.html")
     assert tab.locator("article h1").first.inner_text().strip()
@@ -131,18 +132,31 @@ def test_the_search_finds(tab, address):
     assert "BPDA" in found
 
 
+def test_the_table_of_all_numbers_keeps_those_with_all_that_is_typed(tab, address):
+    rows = scoreboard.board()
+    wanted = [row for row in rows if row["paper"] == "arn" and row["place"] == "table 3"]
+    tab.goto(f"{address}/numbers.html")
+    lines = tab.locator(".numbers tbody tr:visible")
+    assert lines.count() == len(rows)
+    tab.get_by_label("Only with").fill("table 3, ARN")
+    assert 0 < lines.count() == len(wanted) < len(rows)
+    assert tab.locator(".numbers output").inner_text() == f"{len(wanted)} of {len(rows)} numbers"
+    tab.get_by_label("Only with").fill("")
+    assert lines.count() == len(rows)
+
+
 @pytest.mark.parametrize("width", [375, 1300])
 def test_no_page_is_wider_than_the_screen(tab, address, width):
     tab.set_viewport_size({"width": width, "height": 800})
     wide = []
-    for name in ("index", "00_start_here", "23_arn_pixel_attacks", "syllabus"):
+    for name in ("index", "00_start_here", "23_arn_pixel_attacks", "syllabus", "numbers"):
         tab.goto(f"{address}/{name}.html")
         if tab.evaluate("document.documentElement.scrollWidth") > width + 1:
             wide.append(name)
     assert wide == []
 
 
-@pytest.mark.parametrize("name", ["index", "12_add_training", "51_scoreboard"])
+@pytest.mark.parametrize("name", ["index", "12_add_training", "51_scoreboard", "numbers"])
 def test_the_dark_mode_is_dark(tab, address, name):
     """The page, and each output in HTML: the theme puts some on a light ground."""
     tab.emulate_media(color_scheme="dark")
