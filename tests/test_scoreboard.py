@@ -62,6 +62,12 @@ def test_of_several_notebooks_the_one_whose_attackers_found_most_counts(tmp_path
     assert pgd["adaptive"] == shown and pgd["notebook"] == f"2{found.index(shown)}_x"
 
 
+def test_of_equals_the_notebook_with_the_whole_table_counts(tmp_path):
+    keep(tmp_path, "cpu", True, row(PGD, "gains"), notebook="22_x")
+    keep(tmp_path, "cpu", True, row(PGD, "gains"), row("arn/t1/lenet/arn_pp/ddn", "gains"), notebook="23_x")
+    assert {r["notebook"] for r in scoreboard.board(tmp_path) if r["scale"]} == {"23_x"}
+
+
 @pytest.mark.parametrize(
     "verdict, comparable, state",
     [

@@ -78,12 +78,12 @@ def _kept(results, scales):
 
 
 def _rank(kept):
-    """The seed; how much is right under the worst attackers, as weaker ones flatter; more images first."""
+    """The seed; what is right under the worst attackers, as weaker ones flatter; more images and rows first."""
     _, comparison, row = kept
     left = row["adaptive"]["value"] if row["adaptive"] else math.inf
     if row["adaptive"] and row["metric"] in verdicts.ERRORS:
         left = 100 - left
-    return comparison["seed"], left, -row["n"]
+    return comparison["seed"], left, -row["n"], -len(comparison["rows"])
 
 
 def _joined(row, kept):
