@@ -78,7 +78,7 @@ def _kept(results, scales):
 
 
 def _rank(kept):
-    """The seed; what is right under the worst attackers, as weaker ones flatter; more images and rows first."""
+    """The seed; what the worst attackers leave right, as weaker ones flatter; more images and rows first."""
     _, comparison, row = kept
     left = row["adaptive"]["value"] if row["adaptive"] else math.inf
     if row["adaptive"] and row["metric"] in verdicts.ERRORS:
