@@ -1,6 +1,7 @@
 """The estimate of a GPU's time: its tables against the networks, its passes against the attacks."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -49,6 +50,28 @@ def test_the_table_of_memory_is_within_20_percent_of_what_autograd_keeps(name):
         network = CLASSES[name]().defended(None).denoiser
     measured = make.kept(network.eval().requires_grad_(False), torch.rand(1, *shape)) / 1e6
     assert cost.NETWORKS[name].kept == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "name, images", [("lenet5", 500), ("ARN", 10), ("resnet18", 4), ("JATP", 1), ("DIR", 1)]
+)
+def test_the_speed_of_a_core_is_within_a_factor_of_four_of_the_time_a_pass_takes(name, images):
+    """In seconds of the processor, so whatever else runs does not count."""
+    shape = (images, 1, 28, 28) if name in SMALL else (images, 3, 32, 32)
+    known = name in networks.NETWORKS
+    network = networks.build(name, in_channels=shape[1]) if known else CLASSES[name]().defended(None).denoiser
+    network.eval().requires_grad_(False)
+    x = torch.rand(shape, requires_grad=True)
+
+    def passed():
+        start = time.process_time()
+        network(x).sum().backward()
+        return time.process_time() - start
+
+    taken = min(passed() for _ in range(3))
+    net = cost.NETWORKS[name]
+    estimate = images * cost.BOTH * net.gflops / net.core
+    assert estimate / 4 < taken < 4 * estimate
 
 
 def test_there_is_a_row_for_every_network_method_and_data_set():

@@ -36,6 +36,7 @@ def test_an_attacks_settings_are_named_where_they_differ():
     }
     assert f"steps {steps['cpu']} ({steps['paper']})" in of("none", "cw")
     assert of("none", "pgd") == "" != of("doa_7x7", "pgd")
+    assert of("none", "sta@3") == of("none", "sta") != ""
 
 
 def test_a_defense_that_the_ledger_calls_ours_is_the_papers():

@@ -23,6 +23,7 @@ PASS, LAYER = 0.5e-3, 0.05e-3
 BOTH = 3  # forward and backward, in forward passes
 CHUNK, MEMORY = 500, 20e3  # images that are attacked at a time, fewer where they take more MB (make.py)
 ARTIFACT = 2  # seconds to load and save one
+PROJECTION = 1.5e-6  # seconds a number and step, in which a core projects onto the Wasserstein ball (FWA)
 
 # Share of the images that AutoAttack's first part leaves: of targets as they are, whatever is before them,
 # and of those trained adversarially, which have these names.
@@ -109,6 +110,8 @@ def seconds(recipe: Recipe, gpu: bool = True) -> float:
         work, epochs, size = _update(made), made["epochs"], made["batch_size"]
     if not gpu:
         an_image = sum(many * net.times * net.gflops / net.core for many, net in work)
+        if made.get("attack") == "fwa":
+            an_image += PROJECTION * made["settings"]["steps"] * _facts(made)["numbers"]
         return ARTIFACT + epochs * count * an_image
     speed = BF16 * EFFICIENCY / 1e9 / (1 if made.get("precision") == "bf16" else 2)
     whole, rest = divmod(count, size)
