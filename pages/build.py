@@ -23,8 +23,8 @@ from helpers.show import figures
 HERE = ROOT / "pages"
 PAPERS = ("add", "arn", "jatp", "dir")
 TABLE = '<table class="dataframe"'  # the theme knows tables by it, and puts others on a light ground
-NUMBERS = ["paper", "place", "dataset", "target", "defense", "attack", "metric", "published", "n", "ours"]
-NUMBERS += ["adaptive", "verdict", "scale", "deviation"]
+NUMBERS = ["paper", "place", "dataset", "target", "defense", "attack", "published", "ours", "adaptive"]
+NUMBERS += ["verdict", "scale", "n", "metric", "id", "deviation"]
 ABOUT_NUMBERS = """Each published number, and beside it ours under the paper's protocol and under the
 strongest attacker who knows the defense, where a run beyond quick has been kept; no word there: not run.
 [The scoreboard](51_scoreboard.ipynb) says how to read it."""
