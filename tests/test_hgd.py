@@ -12,16 +12,17 @@ from helpers.networks import build
 from helpers.training import fit
 
 
-def test_hgd_minimises_the_l1_distance_of_the_targets_logits(lenet):
+@pytest.mark.parametrize("natural_domain", [True, False])
+def test_hgd_minimises_the_l1_distance_of_the_targets_logits(lenet, natural_domain):
     lenet, batch = copy.deepcopy(lenet).cpu().double(), pairs()
-    method = HGD(target=lenet, width=0.05).double()
+    method = HGD(target=lenet, width=0.05, natural_domain=natural_domain).double()
     reference = copy.deepcopy(method.unet)
     got, reported = step(method, batch)
     wanted, total = lenet(batch["natural"]), 0.0
-    inputs = [batch["natural"], batch["adversarial"][:, 0], batch["adversarial"][:, 1]]
+    inputs = [batch["natural"]] * natural_domain + list(batch["adversarial"].transpose(0, 1))
     restored = reference(torch.cat(inputs)).split(4)  # one batch, as BatchNorm sees it
     for part in restored:
-        total = total + sum((lenet(part)[i] - wanted[i]).abs().sum() for i in range(4)) / 12
+        total = total + sum((lenet(part)[i] - wanted[i]).abs().sum() for i in range(4)) / (4 * len(inputs))
     assert reported["guided"].item() == pytest.approx(total.item())
     expected = torch.autograd.grad(total, reference.parameters())
     for (name, _), gradient in zip(reference.named_parameters(), expected, strict=True):

@@ -58,6 +58,8 @@ class HGD(Denoiser):
     width: scales the channels.
     in_channels: C.
     learning_rate: of Adam.
+    natural_domain: natural images are inputs too, as one more attack, as in the released code of Liao et al.
+        ("noop" in its `train_attack.txt`).  False: attacked images only, another reading of ARN, Section 4.2.
     """
 
     revision = 2  # four stages, bilinear
@@ -69,11 +71,12 @@ class HGD(Denoiser):
         width: float = 1.0,
         in_channels: int = 1,
         learning_rate: float = 1e-3,
+        natural_domain: bool = True,
         augment: bool = False,
     ) -> None:
         super().__init__(target, full, augment=augment)
         self.unet = DenoisingUNet(width, in_channels)
-        self.learning_rate = learning_rate
+        self.learning_rate, self.natural_domain = learning_rate, natural_domain
         self.to(memory_format=torch.channels_last)  # faster, and the same function
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,12 +89,11 @@ class HGD(Denoiser):
         """Logits-guided denoising (Liao et al., Eq. 4): ‖f(x̂) − f(x)‖₁ of the target's logits f.
 
         `natural` (B,C,S,S), `adversarial` (B,K,C,S,S); `label` (B,): with `full`, instead of `adversarial`.
-        As in that paper the natural examples are among the inputs, so that the denoiser learns to leave them
-        alone.
+        With `natural_domain` the denoiser learns to leave natural examples alone.
         """
         batch = self.inputs(batch)
         natural = batch["natural"]
-        x = stacked(self.adversarial(batch), natural)
+        x = stacked(self.adversarial(batch), natural if self.natural_domain else None)
         with attackable(self.target) as target:  # in eval mode and frozen
             with torch.no_grad():
                 wanted = target(natural).to(natural.dtype)
