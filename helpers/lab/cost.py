@@ -88,7 +88,8 @@ ATTACKS: dict[str, Callable[[dict], float]] = {
 
 # settings, passes of the attack in a step, domains -> passes through a denoiser, and through its target
 DENOISERS: dict[str, Callable[[dict, float, int], tuple[float, float]]] = {
-    "ApeGan": lambda s, attack, d: (attack + 2 * BOTH * d, attack),  # the discriminator is as large
+    # The discriminator is as large; a deeper one has the discriminator of ADD, which is small.
+    "ApeGan": lambda s, attack, d: (attack + (1 if s["deep"] else 2) * BOTH * d, attack),
     "HGD": lambda s, attack, d: (attack + BOTH * d, attack + BOTH * d + 1),
     "JATP": lambda s, attack, d: (attack + BOTH, attack + BOTH + 1),
     "NRP": lambda s, attack, d: (attack * bool(s["full"]) + BOTH * d, attack + (BOTH + 1) * d),
@@ -177,6 +178,8 @@ def _facts(made):
 
 def _own(made):
     method, settings = made["method"].rpartition(".")[2], made["settings"]
+    if settings.get("deep"):  # an APE-GAN with the networks of ADD
+        method = "ADD"
     return _scaled(settings.get("network", method), settings.get("width", 1))
 
 

@@ -2,7 +2,8 @@
 
 A grid is what a table or a figure runs through, and longer at a larger scale.  Whatever quick does with the
 last row, attack or number of a grid is taken to be done with those, too, that only the larger scale has.  A
-grid that quick leaves empty says nothing, nor do grids of other things.
+grid that quick leaves empty says nothing, nor do grids of other things.  The grid "autoattack" says on which
+pipelines AutoAttack is run, whatever rows a table has.
 """
 
 import json
@@ -32,7 +33,17 @@ def grown(
         small = [entry for entry in quick.get(name, []) if entry in entries]
         for entry in [entry for entry in entries if small and entry not in small]:
             found += _instead(found, small[-1], entry, recipes, profile)
+    if '"autoattack"' in code:
+        rows = [_row(entry, recipes)[1] for entry in recipes.spec.grids["autoattack"]]
+        found = [need for need in found if _meets_autoattack(need, rows, profile)]
     return list({json.dumps(need, sort_keys=True): need for need in found}.values())
+
+
+def _meets_autoattack(need, rows, profile):
+    """Not AutoAttack on a pipeline, or on one of those that the grid "autoattack" has."""
+    if need.get("attack") != "aa" or "then" not in need["victim"]:
+        return True
+    return again(need["victim"], profile) in rows
 
 
 def _instead(needs, model, entry, recipes, profile):
