@@ -327,6 +327,14 @@ def test_a_number_that_a_notebook_names_itself_is_the_profiles_of_the_same_meani
     assert asked(add["curve"], "add") == larger["curve"] != add["curve"]
 
 
+def test_autoattack_is_planned_for_the_pipelines_of_its_grid_only():
+    assert profiles.load("jatp", "cpu")["cifar10"].grids["autoattack"] == ["none"]
+    planned = plan.runs("cpu", only=["33"])
+    found = [json.loads(asked) for asked, _ in plan.pieces("cpu", planned).values()]
+    victims = [one["victim"] for one in found if one.get("attack") == "aa"]
+    assert victims and not any("then" in victim for victim in victims)
+
+
 def test_a_bare_target_in_the_place_of_a_pipeline_gets_as_many_images():
     planned = plan.runs("cpu", only=["23"])
     found = [json.loads(asked) for asked, _ in plan.pieces("cpu", planned).values()]
