@@ -184,8 +184,8 @@ def fingerprint(*definitions: Definition) -> dict[str, str]:
 def revisions(*definitions: Definition) -> dict[str, int | str]:
     """{qualified name: revision} of all that has one among the definitions and what they use.
 
-    That is `revision` in a method's class, and in an attack's `@attack(revision=…)`.  What is defined outside
-    of `helpers` is being tried out: a hash of its code stands for its revision.
+    That is `revision` in a method's class, and in an attack's `@attack(revision=…)`.  What is defined
+    outside of `helpers` is being tried out: a hash of its code stands for its revision.
     """
     found = {str(one): _revision(one) for one in _closure(definitions)}
     return {name: value for name, value in found.items() if value is not None}

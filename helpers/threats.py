@@ -35,7 +35,7 @@ class Defended(nn.Module):
 
     @property
     def recipe(self) -> Any | None:
-        """What it was made from, if that is known of both parts, and it is target ∘ denoiser and no more."""
+        """What it was made from, if that is known of both parts and it is target ∘ denoiser, no more."""
         if type(self).forward is not Defended.forward:
             return None
         target, denoiser = made_from(self.target), made_from(self.denoiser)

@@ -384,9 +384,14 @@ def test_a_stochastic_model_is_refused():
         broken(Noisy(5, (1, 4, 4)), torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), eps=0.1)
 
 
-@pytest.mark.parametrize("attack, settings", [("pgd", {"eps": 0.11, "steps": 5}), ("aa", {"eps": 0.3})])
-def test_it_is_repeatable(lenet, digits, attack, settings, short_aa):
-    """But for rounding: where memory lies decides the last digit of a gradient, and so a few of its signs."""
+@pytest.mark.parametrize(
+    "attack, settings, rounding", [("pgd", {"eps": 0.11, "steps": 5}, 0), ("aa", {"eps": 0.3}, 0.5)]
+)
+def test_it_is_repeatable(lenet, digits, attack, settings, rounding, short_aa):
+    """PGD to the bit; of AutoAttack's images one run in many has seen others, with the same verdicts.
+
+    rounding: the share of changed numbers that is let through, in that of another seed.
+    """
     x, y = digits[0][:10], digits[1][:10]
     seen, found = [], []
     for seed in (0, 0, 1):
@@ -397,7 +402,8 @@ def test_it_is_repeatable(lenet, digits, attack, settings, short_aa):
         seen.append(torch.cat(shown))
     first, again, other = (one[: min(map(len, seen))] for one in seen)
     assert torch.equal(found[0], found[1])
-    assert (first != again).double().mean() < 0.5 * (first != other).double().mean()
+    assert (first != other).any()
+    assert (first != again).double().mean() <= rounding * (first != other).double().mean()
 
 
 # --- bad input -------------------------------------------------------------------------------------

@@ -224,8 +224,9 @@ def _check(model, x, targeted, eps, norm, at_least, *, tiled=False, **counts):
     inside = tile == 1 or tile > 1 and all(border + n // tile * tile <= n for n in (height, width))
     if tiled and norm == "l2" and not inside:
         raise ValueError(
-            f"Square in ℓ2, AutoAttack's too, cannot cover {height}×{width} pixels with squares of a fifth "
-            "of the height: use norm='linf', or apgd_ce, apgd_dlr and fab; it can cover 28×28 and 32×32"
+            f"Square in ℓ2, AutoAttack's too, cannot cover {height}×{width} pixels with squares of a "
+            "fifth of the height: use norm='linf', or apgd_ce, apgd_dlr and fab; "
+            "it can cover 28×28 and 32×32"
         )
     if (found := num_classes(model, x)) < at_least:
         raise ValueError(f"this attack needs at least {at_least} classes, the model has {found}")

@@ -159,7 +159,7 @@ def positive_step(step_size: float) -> float:
 
 
 def box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The ℓ∞ ball around `x` within [0,1]: its lower and upper corner, each of x's shape; see `in_range`."""
+    """The ℓ∞ ball around `x` within [0,1]: its lower and upper corner, each of x's shape (`in_range`)."""
     eps = in_range(eps)
     return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
 

@@ -48,7 +48,7 @@ def attack_plan(
     step_size: float | None = None,
     kernel_size: int = 5,
 ) -> Tensor:
-    """The best plan: Π >= 0, Π1 = x, ⟨Π,C⟩ <= ε·Σx, Πᵀ1 <= 1, whose image Πᵀ1 has the largest cross-entropy.
+    """The plan Π >= 0, Π1 = x, ⟨Π,C⟩ <= ε·Σx, Πᵀ1 <= 1 whose Πᵀ1 has the largest cross-entropy.
 
     eps: mean distance in pixels over which an image's mass may move (C is Euclidean; the image
         is thought of as unit mass over all its channels).  0.5 moves half the mass by one pixel.
@@ -152,7 +152,7 @@ def admit(plan: Tensor, x: Tensor, window: Window) -> Tensor:
 
 
 def best_plan(value: Tensor, x: Tensor, budget: Tensor, window: Window) -> Tensor:
-    """The linear maximisation oracle: Π of Π >= 0, Π1 = x, ⟨Π,C⟩ <= budget with the largest ⟨Πᵀ1, value⟩.
+    """Linear maximisation oracle: Π >= 0, Π1 = x, ⟨Π,C⟩ <= budget of the largest ⟨Πᵀ1, value⟩.
 
     At a price λ per pixel of distance all mass of a pixel goes where value − λ·distance is
     largest.  The paper smooths this choice by an entropy; mixing the plans on both sides of the
@@ -177,7 +177,7 @@ def best_plan(value: Tensor, x: Tensor, budget: Tensor, window: Window) -> Tenso
 
 
 def project(target: Tensor, x: Tensor, budget: Tensor, window: Window) -> Tensor:
-    """The plan of Π >= 0, Π1 = x, ⟨Π,C⟩ <= budget nearest to `target` (N,C,k²,H,W; −inf: no such place).
+    """The plan of Π >= 0, Π1 = x, ⟨Π,C⟩ <= budget nearest to `target` (N,C,k²,H,W; −inf: no place).
 
     At a price λ of distance the rows are independent: target − λC, projected onto the simplex.
     """

@@ -34,8 +34,8 @@ class ADD(Denoiser):
     width: scales the channels of all networks, which are ARN's.
     in_channels, image_size: C, and S, 28 or 32.
     learning_rate: of Adam, for all networks.
-    exponents, base: λ₁, λ₂, λ₃, θ of Eq. 5 and 7 as powers; the paper prints them like "e-4" (Appendix
-        D: e-4, e0, e-3, e3 on MNIST), which is read as 10⁻⁴; base=math.e is the other reading.
+    exponents, base: λ₁, λ₂, λ₃, θ of Eq. 5 and 7 as powers; the paper prints them like "e-4"
+        (Appendix D: e-4, e0, e-3, e3 on MNIST), which is read as 10⁻⁴; base=math.e is the other reading.
     prior: what Eq. 3 takes for P_k.  "posterior": each image is mapped to a Gaussian from which its code is
         drawn (Section 3.1), and P_k is that Gaussian; "moments": codes are not random, and P_k is
         the Gaussian with the moments of the attack's codes in the batch.

@@ -229,7 +229,7 @@ class DIR(Denoiser):
     joint: a copy of the target is trained along, at a learning rate of 0.1 and the denoiser at 5e-5, whatever
         `learning_rate` says.  (There the classifier begins untrained, and its rate alone is lowered.)
     misplaced: see `Discard`.
-    projected=False: the steps of δ are not brought back into the ball, so that it may reach steps·step_size.
+    projected=False: the steps of δ are not brought back into the ball, and may reach steps·step_size.
     held: x̃ + δ is held still in L_rep, so that its gradient passes through h(x̃) alone.  Eq. 5 has x̃ in
         both places.
     alpha=1.
@@ -292,7 +292,7 @@ class DIR(Denoiser):
             return pgd(pipeline, x, y, targeted=False, seed=fresh_seed(), **self.attack)
 
     def perturbed(self, restored: Tensor) -> Tensor:
-        """x̃ + δ (line 8): argmax_δ KL(h(x̃+δ), h(x̃)) in the ball around x̃ (Eq. 4); (N,C,S,S) -> the same.
+        """x̃ + δ (line 8): argmax_δ KL(h(x̃+δ), h(x̃)) in x̃'s ball (Eq. 4); (N,C,S,S) -> the same.
 
         Which distribution the divergence is taken from is the released code's choice: the unperturbed one.
         At δ = 0 it has no gradient, so the ascent starts from a little noise.  x̃ is not limited to [0,1],

@@ -17,8 +17,8 @@ class DenoisingUNet(nn.Module):
 
     It predicts the noise, x̂ = x − d̂: clean input is left alone by predicting zero.  Like the
     published one it does not clip x̂, since clipping would hide gradients from an attacker.
-    Four stride-2 stages down, 32 → 16 → 8 → 4 → 2 or 28 → 14 → 7 → 4 → 2, and four up, of the published
-    widths and depths; the published images have 299×299 pixels.
+    Four stride-2 stages down, 32 → 16 → 8 → 4 → 2 or 28 → 14 → 7 → 4 → 2, and four up, of the
+    published widths and depths; the published images have 299×299 pixels.
     """
 
     def __init__(self, width: float = 1.0, in_channels: int = 1) -> None:

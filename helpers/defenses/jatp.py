@@ -27,8 +27,8 @@ class JATP(Denoiser):
     eps, step_size, steps: the training attack.  The paper does not say how many steps; ten are those of its
         targets.
     without: ablation, any of "bce", "fsm", "pix": those losses are left out (Fig. 4(b)).
-    joint: JATP′, a copy of the target is trained along, and kept as `joint_target` (Section 4.2).  The paper
-        does not say how; here by the same loss and the same optimizer.
+    joint: JATP′, a copy of the target is trained along, and kept as `joint_target` (Section 4.2).  The
+        paper does not say how; here by the same loss and the same optimizer.
     width, in_channels, blocks: as in `NRPPurifier`: the denoiser is NRP's, of three basic blocks.
     learning_rate: of SGD with a momentum of 0.9.
     Raises ValueError for an unknown term, or `joint` without a target.

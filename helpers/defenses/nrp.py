@@ -74,8 +74,8 @@ class NRPDiscriminator(nn.Module):
     """Critic C: image (N,in_channels,S,S) in [0,1], S >= 8 -> (N,) score, the higher the more natural.
 
     NRP's critic is not released.  This is the one of the ESRGAN code that NRP was trained with: stages of a
-    3×3 and a stride-2 4×4 convolution down to 4×4, five of them at 128×128; 32×32 images are left with 4×4 by
-    three.
+    3×3 and a stride-2 4×4 convolution down to 4×4, five of them at 128×128; 32×32 images are left with
+    4×4 by three.
     """
 
     def __init__(self, width: float = 1.0, in_channels: int = 3) -> None:
@@ -209,8 +209,8 @@ def relativistic_loss(real: Tensor, fake: Tensor) -> Tensor:
 
     The generator's: swap the two.
 
-    −E log σ(C(real) − E C(fake)) − E log(1 − σ(C(fake) − E C(real))): is an image more natural than the
-    others are on average? (Jolicoeur-Martineau, ICLR 2019)
+    −E log σ(C(real) − E C(fake)) − E log(1 − σ(C(fake) − E C(real))): is an image more natural
+    than the others are on average? (Jolicoeur-Martineau, ICLR 2019)
     """
     real, fake = real.float(), fake.float()
     return real_fake_loss(real - fake.mean(), fake - real.mean())

@@ -189,7 +189,7 @@ class Trades(Classifier):
         self.weight = weight
 
     def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
-        """min_θ CE(f(x), y) + λ max_x̃ KL(f(x) ‖ f(x̃)) (Algorithm 1); `natural` (B,C,S,S), `label` (B,)."""
+        """min_θ CE(f(x), y) + λ max_x̃ KL(f(x) ‖ f(x̃)) (Alg. 1); `natural` (B,C,S,S), `label` (B,)."""
         x, y = self.inputs(batch)
         x_adv = self.attacked(x)
         natural, adversarial = self.network(x).float(), self.network(x_adv).float()
@@ -230,7 +230,7 @@ class Mart(Classifier):
         self.weight, self.attack_settings = weight, attack_settings
 
     def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
-        """min_θ BCE(f(x̃), y) + λ KL(f(x) ‖ f(x̃))·(1 − p_y(x)); `natural` (B,C,S,S), `label` (B,)."""
+        """min_θ BCE(f(x̃), y) + λ KL(f(x)‖f(x̃))·(1 − p_y(x)); `natural` (B,C,S,S), `label` (B,)."""
         x, y = self.inputs(batch)
         with attackable(self.network):
             x_adv = pgd(self.network, x, y, targeted=False, seed=fresh_seed(), **self.attack_settings)
@@ -258,7 +258,8 @@ class Mma(Classifier):
     Raises ValueError for a first_eps outside of (0, d_max].
 
     An image counts as correct where its class is likelier than all others together, and its margin ends
-    where it is not: the zero of the soft logit margin loss log Σ_{k≠y} exp f_k − f_y (here −`log_odds`).
+    where it is not: the zero of the soft logit margin loss log Σ_{k≠y} exp f_k − f_y,
+    here −`log_odds`.
     A training step costs, forward and backward, `steps` and two more passes, and `search_steps` forward.
     """
 
@@ -280,7 +281,7 @@ class Mma(Classifier):
         self.register_buffer("margins", torch.zeros(images))
 
     def training_step(self, batch: Tensors, optimizers: Optimizers) -> Tensors:
-        """min_θ ⅓ CE(f(x), y) + ⅔ CE(f(x + δ*), y), the latter over correct images with ‖δ*‖ < d_max.
+        """min_θ ⅓ CE(f(x), y) + ⅔ CE(f(x + δ*), y), this over correct images with ‖δ*‖ < d_max.
 
         Misclassified images stand for themselves, δ* = 0; `natural` (B,C,S,S), `label` (B,), and
         `index` (B,), each image's place in the training set.
@@ -294,7 +295,7 @@ class Mma(Classifier):
         self.margins[index] = margin
         x_margin = torch.where(correct.view(-1, 1, 1, 1), x_margin, x)
         risks = F.cross_entropy(self.network(x_margin).float(), y, reduction="none")
-        # The hinge max(0, d_max − ‖δ*‖) is flat beyond d_max; the mean is over all images nevertheless.
+        # The hinge max(0, d_max − ‖δ*‖) is flat beyond d_max; the mean is over all images even so.
         margin_risk = torch.where(margin < self.d_max, risks, 0).mean()
         natural_risk = F.cross_entropy(logits, y)
         descend(natural_risk / 3 + 2 / 3 * margin_risk, optimizers["network"])

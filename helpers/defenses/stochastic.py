@@ -76,9 +76,9 @@ class MatrixEstimation(nn.Module):
     rank: share of an image's H singular values that are kept, the largest; at least one.
     Raises ValueError unless 0 < low <= high <= 1 in `kept`, and 0 < rank <= 1.
 
-    The channels, side by side, are one H×(C·W) matrix with values in [-1,1], whose entries are hidden one by
-    one.  As in the released code the number of singular values is fixed; Chatterjee's threshold grows with
-    √p. Masks come from torch's global generator of the images' device, fresh in each pass and for each image.
+    The channels, side by side, are one H×(C·W) matrix with values in [-1,1], whose entries are hidden one
+    by one.  As in the released code the number of singular values is fixed; Chatterjee's threshold grows with
+    √p. Masks come from torch's global generator of the images' device, fresh for each pass and image.
 
     It hands back no gradient: attack it by BPDA, as its authors do, and over many masks (EOT), as they do
     not.

@@ -41,7 +41,7 @@ DATASETS = {
 
 
 class Net(NamedTuple):
-    """A forward pass: 10⁹ FLOPs an image, layers, MB kept for the gradient, how often (EOT), speed of a core.
+    """A forward pass: 10⁹ FLOPs an image, layers, MB kept for gradients, how often (EOT), a core's speed.
 
     core: 10⁹ FLOP/s that one core of a CPU reaches in it, measured; bf16 or not.
     """

@@ -45,7 +45,7 @@ FULL, WIDEST = 32, 8
 
 
 class Batch:
-    """Tensors with an entry for each attacked image: its number (`rows`), `x`, `y`, its `target` class, …"""
+    """Tensors with an entry for each attacked image: its number (`rows`), `x`, `y`, `target` class, …"""
 
     def __init__(self, judge: Judge, rows: Tensor, target: Tensor) -> None:
         self.rows, self.target, self.x, self.y = rows, target, judge.x[rows], judge.y[rows]

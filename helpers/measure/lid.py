@@ -35,8 +35,8 @@ NEIGHBOURS, MINIBATCH = 20, 100  # as in Ma et al.'s released code
 def lid(x: Tensor, reference: Tensor, k: int = NEIGHBOURS) -> Tensor:
     """Maximum-likelihood estimate of the local intrinsic dimensionality (Ma et al., Eq. 4).
 
-    −( 1/k Σ_i log(r_i / r_k) )⁻¹, with r_1 ≤ … ≤ r_k the Euclidean distances of a row of `x` (N,D) to
-    its k nearest neighbours among the rows of `reference` (M,D).  -> (N,), float64
+    −( 1/k Σ_i log(r_i / r_k) )⁻¹, with r_1 ≤ … ≤ r_k the Euclidean distances of a row of `x`
+    (N,D) to its k nearest neighbours among the rows of `reference` (M,D).  -> (N,), float64
 
     Rows at distance zero are no neighbours: that is the point itself, where x is part of the reference,
     or a copy of it, and log 0 would end the estimate.  Infinite where all k distances are equal.

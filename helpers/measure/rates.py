@@ -118,7 +118,7 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
 def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which of the images `x` (N,C,H,W) `model` gives their label: bool (N,).
 
-    y: labels (≥ N,); they may be longer than `x`, as attacks that are run on fewer images use the first ones.
+    y: labels (≥ N,); they may be longer than `x`: attacks that are run on fewer images use the first ones.
     """
     return predict(model, x) == _labels(y, x)
 

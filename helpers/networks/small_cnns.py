@@ -30,8 +30,8 @@ def svhn_cnn(num_classes: int = 10, width: float = 1.0, in_channels: int = 3) ->
     """SVHN, S = 32: four convolutions, each with max-pooling and dropout 0.3, and one fully connected layer.
 
     Its stages are those of the network that the paper cites (pytorch-playground: 3×3 kernels, 32 to 256
-    channels, BatchNorm without gains, 32 → 16 → 8 → 4 → 1).  That one has a second convolution in the first
-    three of them, seven in all; we follow the paper's text.
+    channels, BatchNorm without gains, 32 → 16 → 8 → 4 → 1).  That one has a second convolution in the
+    first three of them, seven in all; we follow the paper's text.
     """
     sizes = [in_channels, *scaled(width, 32, 64, 128, 256)]
     stages = []

@@ -5,7 +5,7 @@ from torch import nn
 from helpers.networks.resnet import Standardised
 from helpers.networks.scaling import scaled
 
-# Channels, and 3×3 convolutions of each stage; a 2×2 pooling ends a stage: 32 → 16 → 8 → 4 → 2 → 1.
+# Channels, and 3×3 convolutions of each stage; a 2×2 pooling ends it: 32 → 16 → 8 → 4 → 2 → 1.
 CHANNELS, DEPTHS = (64, 128, 256, 512, 512), (2, 2, 4, 4, 4)
 
 

@@ -12,7 +12,7 @@ STEM, BLOCKS = 16, 4  # channels of the first convolution; blocks of each group,
 
 
 class WideBlock(nn.Module):
-    """BatchNorm and ReLU before each of two 3×3 convolutions: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
+    """BatchNorm, ReLU before each of two 3×3 convolutions: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """What a profile runs: which notebooks, with which parameters, and how long each is expected to take.
 
 `make plan PROFILE=standard` prints it.  Notebooks are found, not listed: those in `notebooks/` whose names
-begin with a digit.  Beyond quick, one whose parameters say `dataset: str = "mnist"  # mnist … | cifar10 …` is
-run for each of these data sets.
+begin with a digit.  Beyond quick, one whose parameters offer data sets, as in
+`dataset: str = "mnist"  # mnist … | cifar10 …`, is run for each of these.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Drawings of ideas: what an attacker knows, and whose gradient goes where.
 
-Dark arrows run forward.  Below the boxes each loss has a dashed line, its gradient: ● what it changes, ○ what
-it passes and leaves as it is.  Each function returns a figure with its `alt`, for those who do not see it.
+Dark arrows run forward.  Below the boxes each loss has a dashed line, its gradient: ● what it changes, ○
+what it passes and leaves as it is.  Each function returns a figure with its `alt`, for those who do not
+see it.
 """
 
 import re

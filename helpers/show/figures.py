@@ -138,8 +138,8 @@ def image_grid(
     """Images in rows: {row title: images (N,C,H,W) in [0,1]}, all of the same N.
 
     labels: (≥ N,), the true ones.
-    predictions: {row title: (N,) labels} written under the images, with ✓ in green where they equal `labels`,
-        with ✗ in red where not.
+    predictions: {row title: (N,) labels} written under the images, with ✓ in green where they equal
+        `labels`, with ✗ in red where not.
     target: a classifier whose predictions are written under all images, instead of `predictions`.
     classes: names to be written for the labels' numbers.
     """
@@ -189,7 +189,7 @@ def restored_grid(
 
     Below them stands what the bare target says, which below the restored ones is what the pipeline says.
 
-    pipeline: target ∘ denoiser, as in `helpers.threats`; of a stochastic denoiser one draw, always the same.
+    pipeline: target ∘ denoiser, as in `helpers.threats`; a stochastic one shows one draw, always the same.
     natural, attacked: (N,C,H,W), row by row the same images.  labels, classes: as in `image_grid`.
     """
     with seeded(0):
@@ -329,7 +329,7 @@ def histories(history: Sequence[Mapping[str, float]], titles: Mapping[str, str])
 
 
 def heatmap(table: pd.DataFrame, caption: str, accuracies: bool = False) -> Figure:
-    """A table of percentages as colours: defenses down, attacks across; "–" where nothing was measured (NaN).
+    """A table of percentages as colours: defenses down, attacks across; "–" for what is missing (NaN).
 
     table: numbers, Rates or Scores.  caption: of the colour bar, "errors, % (ours)".
     accuracies: dark is bad for the defense, which is where accuracies are low and errors are high.
@@ -422,8 +422,8 @@ def gains(
 ) -> Figure:
     """Dots with 95 % intervals, a panel for each group: {(panel, line): `gain`}, in order of appearance.
 
-    ▶ green gains, ◀ red loses, ● gray shows no difference, ◆ gray is undecided.  Panel titles say on how many
-    images.
+    ▶ green gains, ◀ red loses, ● gray shows no difference, ◆ gray is undecided.  Panel titles say on
+    how many images.
     yardstick: {panel: points}, a gray band for what chance alone moves, such as another seed.
     """
     titles = list(dict.fromkeys(panel for panel, _ in scores))

@@ -18,7 +18,7 @@ FOLDED = 15  # rows from which on a closing table is folded
 
 
 def percent(rate: Rate | Score | float | None, digits: int = 1) -> str:
-    """A rate as a cell, "12.4 (10–16)": percent with its 95 % interval; a number as it is; "–" for None."""
+    """A rate as a cell, "12.4 (10–16)": percent, its 95 % interval; a number as it is; "–" for None."""
     return f"{rate:z.{digits}f}" if isinstance(rate, float | int) else cell(rate, digits)
 
 
