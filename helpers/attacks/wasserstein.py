@@ -48,7 +48,7 @@ def attack_plan(
     step_size: float | None = None,
     kernel_size: int = 5,
 ) -> Tensor:
-    """The plan Π >= 0, Π1 = x, ⟨Π,C⟩ <= ε·Σx, Πᵀ1 <= 1 whose Πᵀ1 has the largest cross-entropy.
+    """The plan Π >= 0, Π1 = x, ⟨Π,C⟩ <= ε·Σx, Πᵀ1 <= 1: Πᵀ1 has the largest cross-entropy.
 
     eps: mean distance in pixels over which an image's mass may move (C is Euclidean; the image
         is thought of as unit mass over all its channels).  0.5 moves half the mass by one pixel.
