@@ -140,11 +140,14 @@ def test_each_explorer_answers_the_keyboard(lab, tab, copied):
     """From artifacts at hand; what is not there is made first, which takes as long as the notebook."""
     open_notebook(tab, lab, copied.name)
     run_all(tab)
+    expected = copied.read_text().count("widgets.explorer(")
     explorers(tab).first.wait_for(timeout=600_000)
     tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=600_000)
     assert tab.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    # The kernel is idle before the browser has drawn all that it sent.
+    explorers(tab).nth(expected - 1).wait_for(timeout=PATIENCE)
     texts = tab.locator(".jp-Cell.jp-MarkdownCell").count()
-    assert explorers(tab).count() == copied.read_text().count("widgets.explorer(")
-    for i in range(explorers(tab).count()):
+    assert explorers(tab).count() == expected
+    for i in range(expected):
         move_each_control(tab, explorers(tab).nth(i))
     assert tab.locator(".jp-Cell.jp-MarkdownCell").count() == texts, "a key turned a cell into text"

@@ -59,7 +59,7 @@ class HGD(Denoiser):
     in_channels: C.
     learning_rate: of Adam.
     natural_domain: natural images are inputs too, as one more attack, as in the released code of Liao et al.
-        ("noop" in its `train_attack.txt`).  False: attacked images only, another reading of ARN, Section 4.2.
+        ("noop" in its `train_attack.txt`).  False: attacked images only, as ARN's Section 4.2 is read here.
     """
 
     revision = 2  # four stages, bilinear
