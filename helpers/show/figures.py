@@ -42,7 +42,8 @@ KEPT = ("#000000", "#ffffff", RIGHT, WRONG, "#66aa79", "#e07a82", "#b3d4bc", "#f
 
 PALETTE = sns.color_palette("colorblind").as_hex()
 
-# One colour for each method in the whole collection; two variants of one in a figure are two shades of it.
+# One colour for each method in the whole collection; variants of one in a figure are shades of it, and from
+# the third on, which shade alone does not tell, bars have a pattern, too.
 COLOURS = {
     "none": "#7f7f7f",
     "arn": PALETTE[0],
@@ -58,6 +59,8 @@ COLOURS = {
     "me_net": "#999933",
     "rs": "#44aa99",
 }
+
+PATTERNS = ("", "", "///", "...", "xxx")
 
 # A gain is told by its marker as well as by its colour.
 GAINS = {
@@ -113,16 +116,24 @@ def shaded(full: bytes) -> bytes:
 
 def colours(names: Iterable[str]) -> dict[str, str]:
     """The colour of each of the defenses `names`; other names take the palette's colours in their order."""
-    names, found, seen = list(names), {}, Counter()
+    names, found = list(names), {}
+    for name, (method, before) in _variants(names).items():
+        white = min(0.3 * before, 0.75)
+        found[name] = to_hex([white + (1 - white) * part for part in to_rgb(COLOURS[method])])
+    free = cycle([colour for colour in PALETTE if colour not in found.values()])
+    return {name: found.get(name) or next(free) for name in names}
+
+
+def _variants(names):
+    """{defense: (its method in COLOURS, how many before it have the same)} of those that have one."""
+    seen, found = Counter(), {}
     for name in names:
         methods = [m for m in COLOURS if name == m or name.startswith(f"{m}_")]
         if methods:
             method = max(methods, key=len)
-            white = min(0.3 * seen[method], 0.75)
+            found[name] = method, seen[method]
             seen[method] += 1
-            found[name] = to_hex([white + (1 - white) * part for part in to_rgb(COLOURS[method])])
-    free = cycle([colour for colour in PALETTE if colour not in found.values()])
-    return {name: found.get(name) or next(free) for name in names}
+    return found
 
 
 # Images ------------------------------------------------------------------------------------------
@@ -251,12 +262,16 @@ def bars(
     groups = list(dict.fromkeys(group for group, _ in values))
     hues = list(dict.fromkeys(one for _, one in values))
     figure, axis = plt.subplots(figsize=(1.1 * len(groups) + 2.2, 3.6))
-    width, palette = 0.8 / len(hues), colours(hues)
+    width, palette, variants = 0.8 / len(hues), colours(hues), _variants(hues)
     for place, one in enumerate(hues):
         there = [group for group in groups if (group, one) in values]
         numbers = [values[group, one] for group in there]
         xs = [groups.index(group) + (place + 0.5) * width - 0.4 for group in there]
-        axis.bar(xs, [_value(n) for n in numbers], 0.96 * width, color=palette[one], label=label(one))
+        method, before = variants.get(one, (None, 0))
+        pattern = PATTERNS[min(before, len(PATTERNS) - 1)]
+        heights = [_value(n) for n in numbers]
+        looks = {"color": palette[one], "hatch": pattern, "hatchcolor": COLOURS.get(method, "black")}
+        axis.bar(xs, heights, 0.96 * width, linewidth=0, label=label(one), **looks)
         for x, number in zip(xs, numbers, strict=True):
             low, high = number.interval if isinstance(number, Rate | Score) else (0, 0)
             if high > low:
