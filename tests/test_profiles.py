@@ -96,10 +96,13 @@ def method(paper, dataset, name, **changes):
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "lisa"])
 def test_arns_section_4_2_trains_on_natural_images_too(dataset):
-    """Seen attacks "together with natural examples as training data to train defense models"."""
+    """Seen attacks "together with natural examples as training data to train defense models".
+
+    HGD restores natural examples but does not see them: notebook 23 shows both readings.
+    """
     methods = profiles.load("arn", profiles.TRUTH)[dataset].methods
     for name in {"arn", "ape_gan", "hgd"} & set(methods):  # no HGD for LISA
-        assert method("arn", dataset, name)[0]["natural_domain"] is True
+        assert method("arn", dataset, name)[0]["natural_domain"] is (name != "hgd")
 
 
 @pytest.mark.parametrize(
