@@ -35,8 +35,9 @@ def section(results: Path = ROOT / "results") -> str:
 
 def _line(result):
     both = [row for row in result["rows"] if row["paper"] is not None and row["ours"] is not None]
-    own = [row for row in both if row["defense"].startswith(result["paper"]) and row["attack"] != "natural"]
     # The paper's own defense, under an attack whose budget others have, too: those have an adaptive number.
+    names = (result["paper"], "ours")
+    own = [row for row in both if row["defense"].startswith(names) and row["attack"] != "natural"]
     example = next((row for row in own if row["adaptive"]), own[0] if own else None)
     scale = result["profile"] if result["comparable"] else f"{result['profile']}, not comparable"
     cells = [result["paper"].upper(), scale, f"`{result['notebook']}`, seed {result['seed']}", len(both)]
