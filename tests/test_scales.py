@@ -47,6 +47,11 @@ def test_a_line_counts_what_is_published_and_shows_the_papers_own_defense(result
     assert "quick" not in scales.section(results)
 
 
+def test_what_was_printed_is_linked(results):
+    (results / "cpu" / "34_a.md").write_text("# 34_a")
+    assert scales.section(results).endswith(": [`cpu/34_a`](results/cpu/34_a.md).")
+
+
 def test_what_must_not_be_compared_is_told(results):
     file = results / "cpu" / "23_a.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"comparable": False}))

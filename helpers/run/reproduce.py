@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from helpers import ROOT, write_atomically
 from helpers.run import __main__ as one
-from helpers.run import explorers, needed, options, plan, pool
+from helpers.run import explorers, needed, options, plan, pool, printed
 
 
 def main() -> None:
@@ -79,6 +79,8 @@ def reproduce(args: argparse.Namespace, deadline: float) -> int:
         run = left.pop(job.name)
         if output is not None and run.failed.name not in output:  # else it left its traceback there
             leave(run, output)
+        if output is None and args.profile != "quick":
+            printed.keep(run, args.profile)
         index.build(args.profile, everything)
         if output is None and (args.keep or args.profile != "quick") and args.seeds == [0]:
             record(args.profile, run, seconds, from_nothing)

@@ -30,7 +30,10 @@ def section(results: Path = ROOT / "results") -> str:
     counts = scoreboard.markdown(scoreboard.board(results))
     files = [file for profile in options.PROFILES[1:] for file in sorted((results / profile).glob("*.json"))]
     lines = sorted(_line(json.loads(file.read_text(encoding="utf-8"))) for file in files)
-    return "\n".join([counts, "", *HEAD, *lines]) if lines else NOTHING
+    texts = [file for profile in options.PROFILES[1:] for file in sorted((results / profile).glob("*.md"))]
+    links = [f"[`{file.parent.name}/{file.stem}`](results/{file.parent.name}/{file.name})" for file in texts]
+    printed = ["", f"What these and other notebooks printed, tables and lines: {', '.join(links)}."]
+    return "\n".join([counts, "", *HEAD, *lines, *(printed if links else [])]) if lines else NOTHING
 
 
 def _line(result):

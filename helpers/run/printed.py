@@ -1,0 +1,83 @@
+"""What a run beyond quick printed, for readers who cannot make it: `results/<profile>/<run>.md`.
+
+Headings, tables and lines as they are in the executed notebook; a figure is there by its description, which has
+its numbers.  `python -m helpers.run.printed` writes those of all runs in `reports/`.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers import ROOT, write_atomically
+from helpers.run import options, plan
+
+if TYPE_CHECKING:  # nbformat takes half a second
+    from nbformat import NotebookNode
+
+RESULTS = ROOT / "results"
+QUESTION = "**What do you expect?**"  # of `exercises.Guess`; the answer comes later, with what was measured
+WHOLE = re.compile(r"<table.*?</table>(?:\s*<p>.*?</p>)*", re.DOTALL)
+LOOKS = re.compile(r"<style.*?</style>|</?div[^>]*>|<caption>\s*</caption>", re.DOTALL)
+ATTRIBUTES = re.compile(r" (?:id|class|style|border)=\"[^\"]*\"")
+
+
+def keep(run: plan.Run, profile: str) -> None:
+    """Write what the executed notebook of `run` printed into its file in `results/`."""
+    import nbformat
+
+    values = ", ".join(f"{name} {value}" for name, value in run.values.items())
+    head = f"# {run.name}\n\nWhat [the notebook](../../notebooks/{run.notebook.name}) printed with {values}."
+    text = f"{head}\n\n{printed(nbformat.read(run.output, as_version=4))}"
+    file = RESULTS / profile / f"{run.name}.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def printed(notebook: "NotebookNode") -> str:
+    """In markdown: the headings of an executed notebook that have outputs below them, and these outputs."""
+    parts, heading = [], None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            titles = [line for line in cell.source.splitlines() if re.match("##+ ", line)]
+            heading = titles[-1] if titles else heading
+        if heading and re.match("##+ Exercise", heading):  # they are done by hand, and come last
+            break
+        found = [text for output in cell.get("outputs", []) if (text := _text(output))]
+        if found and heading:
+            parts.append(heading)
+            heading = None
+        parts += found
+    return "\n\n".join(parts) + "\n"
+
+
+def _text(output):
+    """An output in markdown; None for a widget."""
+    if output.output_type == "stream":
+        return f"```\n{output.text.rstrip()}\n```"
+    data = output.get("data", {})
+    if "image/png" in data:
+        return f"*Figure.* {output.metadata.get('image/png', {}).get('alt', 'without a description')}"
+    if "text/html" in data:
+        tables = WHOLE.findall(ATTRIBUTES.sub("", LOOKS.sub("", data["text/html"])))
+        return "\n\n".join(map(_in_lines, tables)) or None
+    if "text/markdown" in data:
+        return None if data["text/markdown"].startswith(QUESTION) else data["text/markdown"]
+    plain = data.get("text/plain", "")
+    return f"```\n{plain}\n```" if plain and not any("widget" in kind for kind in data) else None
+
+
+def _in_lines(table):
+    """A table in HTML with a line for each of its rows, what explains it below."""
+    text = re.sub(r"\s*\n\s*", "", table)
+    return re.sub("(?=<(?:tr|/table)>)|(?<=</table>)", "\n", text).strip()
+
+
+def main() -> None:
+    for profile in options.PROFILES[1:]:
+        for run in plan.runs(profile):
+            if run.output.exists():
+                keep(run, profile)
+
+
+if __name__ == "__main__":
+    main()
