@@ -1,7 +1,7 @@
 """What a run beyond quick printed, for readers who cannot make it: `results/<profile>/<run>.md`.
 
-Headings, tables and lines as they are in the executed notebook; a figure is there by its description, which has
-its numbers.  `python -m helpers.run.printed` writes those of all runs in `reports/`.
+Headings, tables and lines as they are in the executed notebook; a figure is there by its description, which
+has its numbers.  `python -m helpers.run.printed` writes those of all runs in `reports/`.
 """
 
 import re
