@@ -20,11 +20,18 @@ def shown(data, metadata=None):
 def notebook():
     table = shown({"text/html": FRAME._repr_html_(), "text/plain": str(FRAME)})
     figure = shown({"image/png": "iVBOR", "text/plain": "<Figure>"}, {"image/png": {"alt": "Bars: ARN 3.8."}})
-    question = shown({"text/markdown": "**What do you expect?** More? (yes · no)", "text/plain": "<Markdown>"})
+    question = shown(
+        {"text/markdown": "**What do you expect?** More? (yes · no)", "text/plain": "<Markdown>"}
+    )
     widget = shown({"application/vnd.jupyter.widget-view+json": {}, "text/plain": "ToggleButtons()"})
     lines = new_output("stream", name="stdout", text="300 images\n")
-    cells = [new_markdown_cell("# Title\n\n## 1. Nothing"), cell(), new_markdown_cell("## 2. Rates\n\nProse.")]
-    cells += [cell(lines, question, widget), cell(table), cell(figure)]
+    warning = new_output("stream", name="stderr", text="/somewhere/a.py:1: UserWarning")
+    cells = [
+        new_markdown_cell("# Title\n\n## 1. Nothing"),
+        cell(),
+        new_markdown_cell("## 2. Rates\n\nProse."),
+    ]
+    cells += [cell(lines, warning, question, widget), cell(table), cell(figure)]
     return new_notebook(cells=[*cells, new_markdown_cell("## Exercises"), cell(lines)])
 
 
@@ -34,7 +41,7 @@ def test_tables_lines_and_descriptions_stay_under_their_heading():
     assert (heading, lines) == ("## 2. Rates", "```\n300 images\n```")
     assert "<tr><th>ARN-PP</th><td>3.8 (3–5)</td><td>–</td></tr>" in text
     assert text.endswith("*Figure.* Bars: ARN 3.8.\n")
-    for gone in ("Nothing", "Prose", "expect", "Toggle", "<style", "class="):
+    for gone in ("Nothing", "Prose", "expect", "Toggle", "<style", "class=", "Warning"):
         assert gone not in text
 
 

@@ -5,7 +5,6 @@ has its numbers.  `python -m helpers.run.printed` writes those of all runs in `r
 """
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import ROOT, write_atomically
@@ -51,9 +50,9 @@ def printed(notebook: "NotebookNode") -> str:
 
 
 def _text(output):
-    """An output in markdown; None for a widget."""
+    """An output in markdown; None for a widget, and for warnings, which name folders of a machine."""
     if output.output_type == "stream":
-        return f"```\n{output.text.rstrip()}\n```"
+        return None if output.name == "stderr" else f"```\n{output.text.rstrip()}\n```"
     data = output.get("data", {})
     if "image/png" in data:
         return f"*Figure.* {output.metadata.get('image/png', {}).get('alt', 'without a description')}"
