@@ -1,9 +1,12 @@
 """What a run beyond quick printed is kept as text."""
 
+import re
+
 import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from helpers import ROOT
 from helpers.run import plan, printed
 
 FRAME = pd.DataFrame({"PGD": ["3.8 (3–5)"], "C&W": ["–"]}, index=["ARN-PP"])
@@ -54,3 +57,9 @@ def test_a_run_leaves_its_text_beside_its_numbers(tmp_path, monkeypatch):
     text = (tmp_path / "cpu" / "23_a.seed1.md").read_text(encoding="utf-8")
     assert text.startswith("# 23_a.seed1\n\nWhat [the notebook](../../notebooks/23_a.ipynb) printed with ")
     assert "profile cpu, seed 1" in text and "300 images" in text
+
+
+def test_what_is_kept_names_no_folder_of_a_machine():
+    kept = sorted((ROOT / "results").rglob("*.md"))
+    told = [file for file in kept if re.search(r"/(home|root|Users|tmp|work|opt)/", file.read_text("utf-8"))]
+    assert kept and told == []
