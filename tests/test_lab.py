@@ -141,11 +141,12 @@ def test_each_explorer_answers_the_keyboard(lab, tab, copied):
     open_notebook(tab, lab, copied.name)
     run_all(tab)
     expected = copied.read_text().count("widgets.explorer(")
-    explorers(tab).first.wait_for(timeout=600_000)
-    tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=600_000)
+    explorers(tab).nth(expected - 1).wait_for(timeout=600_000)
+    # The kernel is idle between two cells, too: done is what has no star any more.
+    starred = "[...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('*'))"
+    tab.wait_for_function(f"() => !{starred}", timeout=600_000)
+    tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     assert tab.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-    # The kernel is idle before the browser has drawn all that it sent.
-    explorers(tab).nth(expected - 1).wait_for(timeout=PATIENCE)
     texts = tab.locator(".jp-Cell.jp-MarkdownCell").count()
     assert explorers(tab).count() == expected
     for i in range(expected):
