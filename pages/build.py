@@ -64,6 +64,9 @@ def collect(source: Path) -> list[str]:
     solutions.mkdir()
     for file in sorted((ROOT / "notebooks" / "solutions").glob("*.md")):
         (solutions / file.name).write_text("---\norphan: true\n---\n\n" + file.read_text(encoding="utf-8"))
+    for file in sorted((ROOT / "results").glob("*/*.md")):  # what runs beyond quick printed
+        text = inside(file.read_text(encoding="utf-8")).replace("<table", TABLE)
+        (source / _of_run(file)).write_text(f"---\norphan: true\n---\n\n{text}", encoding="utf-8")
     text = syllabus.syllabus(syllabus.lessons())
     (source / "syllabus.md").write_text(inside(text), encoding="utf-8")
     (source / "numbers.md").write_text(numbers(scoreboard.board()), encoding="utf-8")
@@ -124,10 +127,17 @@ def inside(text: str) -> str:
         words, to = link.groups()
         if "://" in to or to.startswith("#"):
             return link[0]
-        name = Path(to.split("#")[0]).name
-        return f"[{words}]({name})" if name.endswith((".ipynb", ".png")) else words
+        file = Path(to.split("#")[0])
+        if file.suffix == ".md" and "results" in file.parts:
+            return f"[{words}]({_of_run(file)})"
+        return f"[{words}]({file.name})" if file.suffix in (".ipynb", ".png") else words
 
     return re.sub(r"\[([^\]]*)\]\(([^)]+)\)", one, text)
+
+
+def _of_run(text):
+    """The page of what a run printed, `results/cpu/34_a.md`."""
+    return f"{text.parent.name}_{text.name}"
 
 
 def index(names: list[str]) -> str:
@@ -146,7 +156,9 @@ def index(names: list[str]) -> str:
             digit, []
         )
         lists.append("\n".join(["```{toctree}", f":caption: {part}", ":maxdepth: 1", "", *pages, "```"]))
-    return "\n\n".join([first, "## What has been run on the full data", scales.section(), *lists]) + "\n"
+    return (
+        "\n\n".join([first, "## What has been run on the full data", inside(scales.section()), *lists]) + "\n"
+    )
 
 
 def anchor(heading: str) -> str:

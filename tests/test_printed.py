@@ -41,7 +41,7 @@ def notebook():
 def test_tables_lines_and_descriptions_stay_under_their_heading():
     text = printed.printed(notebook())
     heading, lines, *_ = text.split("\n\n")
-    assert (heading, lines) == ("## 2. Rates", "```\n300 images\n```")
+    assert (heading, lines) == ("## 2. Rates", "```text\n300 images\n```")
     assert "<tr><th>ARN-PP</th><td>3.8 (3–5)</td><td>–</td></tr>" in text
     assert text.endswith("*Figure.* Bars: ARN 3.8.\n")
     for gone in ("Nothing", "Prose", "expect", "Toggle", "<style", "class=", "Warning"):

@@ -206,7 +206,7 @@ def test_a_widget_is_replaced_by_a_note_in_the_notebook_report(folder):
 
 def test_the_report_says_what_has_been_run_at_which_scale(folder, monkeypatch):
     table = "| paper | ours |\n|---|---|\n| ARN | 3.8 |"
-    monkeypatch.setattr(index.scales, "section", lambda: table)
+    monkeypatch.setattr(index.scales, "section", lambda to_results: table)
     text = report(folder)
     assert "What has been run at which scale" in text and "<td>3.8</td>" in text
 

@@ -49,7 +49,10 @@ def test_a_line_counts_what_is_published_and_shows_the_papers_own_defense(result
 
 def test_what_was_printed_is_linked(results):
     (results / "cpu" / "34_a.md").write_text("# 34_a")
-    assert scales.section(results).endswith(": [`cpu/34_a`](results/cpu/34_a.md).")
+    (results / "cpu" / "23_a.md").write_text("# 23_a")
+    text = scales.section(results)
+    assert "| [`23_a`](results/cpu/23_a.md), seed 0 |" in text
+    assert text.endswith(": [`34_a`](results/cpu/34_a.md).")
 
 
 def test_what_must_not_be_compared_is_told(results):

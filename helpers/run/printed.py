@@ -52,7 +52,7 @@ def printed(notebook: "NotebookNode") -> str:
 def _text(output):
     """An output in markdown; None for a widget, and for warnings, which name folders of a machine."""
     if output.output_type == "stream":
-        return None if output.name == "stderr" else f"```\n{output.text.rstrip()}\n```"
+        return None if output.name == "stderr" else f"```text\n{output.text.rstrip()}\n```"
     data = output.get("data", {})
     if "image/png" in data:
         return f"*Figure.* {output.metadata.get('image/png', {}).get('alt', 'without a description')}"
@@ -62,7 +62,7 @@ def _text(output):
     if "text/markdown" in data:
         return None if data["text/markdown"].startswith(QUESTION) else data["text/markdown"]
     plain = data.get("text/plain", "")
-    return f"```\n{plain}\n```" if plain and not any("widget" in kind for kind in data) else None
+    return f"```text\n{plain}\n```" if plain and not any("widget" in kind for kind in data) else None
 
 
 def _in_lines(table):

@@ -22,35 +22,45 @@ HEAD = [
 ]
 
 
-def section(results: Path = ROOT / "results") -> str:
+def section(results: Path = ROOT / "results", to_results: str = "results") -> str:
     """In markdown: what has become of the papers' numbers, then a line for each comparison kept there.
 
     Those of quick are not told: nothing in them is held against a paper.
+    to_results: how links get there from where the section stands.
     """
     counts = scoreboard.markdown(scoreboard.board(results))
     files = [file for profile in options.PROFILES[1:] for file in sorted((results / profile).glob("*.json"))]
-    lines = sorted(_line(json.loads(file.read_text(encoding="utf-8"))) for file in files)
+    lines = [line for _, line in sorted(_line(file, to_results) for file in files)]
     texts = [file for profile in options.PROFILES[1:] for file in sorted((results / profile).glob("*.md"))]
-    links = [f"[`{file.parent.name}/{file.stem}`](results/{file.parent.name}/{file.name})" for file in texts]
-    printed = ["", f"What these and other notebooks printed, tables and lines: {', '.join(links)}."]
-    return "\n".join([counts, "", *HEAD, *lines, *(printed if links else [])]) if lines else NOTHING
+    alone = [_linked(file, to_results) for file in texts if not file.with_suffix(".json").exists()]
+    others = ["", f"Run without a published number to stand beside: {', '.join(alone)}."] if alone else []
+    return "\n".join([counts, "", *HEAD, *lines, *others]) if lines else NOTHING
 
 
-def _line(result):
+def _linked(text, to_results):
+    """The name of a run, linked to what it printed."""
+    return f"[`{text.stem}`]({to_results}/{text.parent.name}/{text.name})"
+
+
+def _line(file, to_results):
+    """Where a comparison stands among the others, and its line."""
+    result = json.loads(file.read_text(encoding="utf-8"))
     both = [row for row in result["rows"] if row["paper"] is not None and row["ours"] is not None]
     # The paper's own defense, under an attack whose budget others have, too: those have an adaptive number.
     names = (result["paper"], "ours")
     own = [row for row in both if row["defense"].startswith(names) and row["attack"] != "natural"]
     example = next((row for row in own if row["adaptive"]), own[0] if own else None)
     scale = result["profile"] if result["comparable"] else f"{result['profile']}, not comparable"
-    cells = [result["paper"].upper(), scale, f"`{result['notebook']}`, seed {result['seed']}", len(both)]
+    text = file.with_suffix(".md")
+    name = _linked(text, to_results) if text.exists() else f"`{result['notebook']}`"
+    cells = [result["paper"].upper(), scale, f"{name}, seed {result['seed']}", len(both)]
     if example is None:
         cells += ["–"] * 4
     else:
         adaptive = f"{example['adaptive']['value']:.1f}" if example["adaptive"] else "–"
         ours = f"{example['ours']['value']:.1f} (n = {example['ours']['n']})"
         cells += [f"`{example['id']}`", ours, f"{example['paper']:.1f}", adaptive]
-    return f"| {' | '.join(map(str, cells))} |"
+    return (cells[0], file.parent.name, file.stem), f"| {' | '.join(map(str, cells))} |"
 
 
 def written(text: str, content: str, first: str = BEGIN, last: str = END) -> str:
