@@ -55,7 +55,7 @@ def test_a_run_leaves_its_text_beside_its_numbers(tmp_path, monkeypatch):
     run = plan.Run("23_a.seed1", tmp_path / "notebooks" / "23_a.ipynb", output, {"profile": "cpu", "seed": 1})
     printed.keep(run, "cpu")
     text = (tmp_path / "cpu" / "23_a.seed1.md").read_text(encoding="utf-8")
-    assert text.startswith("# 23_a.seed1\n\nWhat [the notebook](../../notebooks/23_a.ipynb) printed with ")
+    assert text.startswith("# Title\n\nWhat [`23_a`](../../notebooks/23_a.ipynb) printed with ")
     assert "profile cpu, seed 1" in text and "300 images" in text
 
 

@@ -8,13 +8,14 @@ import re
 from typing import TYPE_CHECKING
 
 from helpers import ROOT, write_atomically
+from helpers.lab import profiles
 from helpers.run import options, plan
 
 if TYPE_CHECKING:  # nbformat takes half a second
     from nbformat import NotebookNode
 
 RESULTS = ROOT / "results"
-QUESTION = "**What do you expect?**"  # of `exercises.Guess`; the answer comes later, with what was measured
+GUESS = ("**What do you expect?**", "You expected:")  # of `exercises.Guess`: nobody has made one
 WHOLE = re.compile(r"<table.*?</table>(?:\s*<p>.*?</p>)*", re.DOTALL)
 LOOKS = re.compile(r"<style.*?</style>|</?div[^>]*>|<caption>\s*</caption>", re.DOTALL)
 ATTRIBUTES = re.compile(r" (?:id|class|style|border)=\"[^\"]*\"")
@@ -24,9 +25,12 @@ def keep(run: plan.Run, profile: str) -> None:
     """Write what the executed notebook of `run` printed into its file in `results/`."""
     import nbformat
 
+    notebook = nbformat.read(run.output, as_version=4)
+    title = notebook.cells[0].source.splitlines()[0]
     values = ", ".join(f"{name} {value}" for name, value in run.values.items())
-    head = f"# {run.name}\n\nWhat [the notebook](../../notebooks/{run.notebook.name}) printed with {values}."
-    text = f"{head}\n\n{printed(nbformat.read(run.output, as_version=4))}"
+    printer = f"[`{run.notebook.stem}`](../../notebooks/{run.notebook.name})"
+    text = f"{title}\n\nWhat {printer} printed with {values}. {profiles.profile(profile).notice}\n\n"
+    text += printed(notebook)
     file = RESULTS / profile / f"{run.name}.md"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -42,9 +46,10 @@ def printed(notebook: "NotebookNode") -> str:
         if heading and re.match("##+ Exercise", heading):  # they are done by hand, and come last
             break
         found = [text for output in cell.get("outputs", []) if (text := _text(output))]
-        if found and heading:
+        if not (found and heading):
+            continue
+        if heading not in parts:
             parts.append(heading)
-            heading = None
         parts += found
     return "\n\n".join(parts) + "\n"
 
@@ -60,7 +65,7 @@ def _text(output):
         tables = WHOLE.findall(ATTRIBUTES.sub("", LOOKS.sub("", data["text/html"])))
         return "\n\n".join(map(_in_lines, tables)) or None
     if "text/markdown" in data:
-        return None if data["text/markdown"].startswith(QUESTION) else data["text/markdown"]
+        return None if data["text/markdown"].startswith(GUESS) else data["text/markdown"]
     plain = data.get("text/plain", "")
     return f"```text\n{plain}\n```" if plain and not any("widget" in kind for kind in data) else None
 
