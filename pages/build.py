@@ -157,7 +157,7 @@ def index(names: list[str]) -> str:
         )
         lists.append("\n".join(["```{toctree}", f":caption: {part}", ":maxdepth: 1", "", *pages, "```"]))
     return (
-        "\n\n".join([first, "## What has been run on the full data", inside(scales.section()), *lists]) + "\n"
+        "\n\n".join([first, "## What has been run beyond `quick`", inside(scales.section()), *lists]) + "\n"
     )
 
 

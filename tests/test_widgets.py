@@ -172,7 +172,7 @@ def test_the_pages_kept_for_the_site_belong_to_the_pictures_of_the_notebook(note
     """Otherwise it was run without them: `python -m helpers.run notebooks/NAME.ipynb` keeps both."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    pictures = [d["image/png"] for d in shown if "".join(d.get("text/plain", "")) == widgets.FIRST]
+    pictures = [d["image/png"] for d in shown if "".join(d.get("text/plain", "")) == explorers.FIRST]
     kept, folder = explorers.read(explorers.FOLDER / notebook.stem), explorers.FOLDER / notebook.stem
     assert [one["first"] for one in kept] == [
         explorers.fingerprint(base64.b64decode("".join(picture))) for picture in pictures

@@ -13,6 +13,8 @@ from helpers import ROOT
 
 FOLDER = ROOT / "pages" / "explorers"
 VARIABLE = "EXPLORERS_DIR"
+# what stands below an explorer where no kernel draws it
+FIRST = "First page of an explorer: run this cell in JupyterLab to choose others."
 
 
 def left_by(executed: Path) -> Path:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 from helpers import ROOT, write_atomically
 from helpers.lab import profiles
-from helpers.run import options, plan
+from helpers.run import explorers, options, plan
 
 if TYPE_CHECKING:  # nbformat takes half a second
     from nbformat import NotebookNode
 
 RESULTS = ROOT / "results"
+ABOUT = """Here are headings, tables and lines, and figures by their description.  What they mean
+is said in the notebook, whose own outputs are those of quick."""
 GUESS = ("**What do you expect?**", "You expected:")  # of `exercises.Guess`: nobody has made one
 WHOLE = re.compile(r"<table.*?</table>(?:\s*<p>.*?</p>)*", re.DOTALL)
-LOOKS = re.compile(r"<style.*?</style>|</?div[^>]*>|<caption>\s*</caption>", re.DOTALL)
+LOOKS = re.compile(r"<style.*?</style>|</?div[^>]*>|<caption>\s*</caption>|<br><small></small>", re.DOTALL)
 ATTRIBUTES = re.compile(r" (?:id|class|style|border)=\"[^\"]*\"")
 
 
@@ -29,7 +31,8 @@ def keep(run: plan.Run, profile: str) -> None:
     title = notebook.cells[0].source.splitlines()[0]
     values = ", ".join(f"{name} {value}" for name, value in run.values.items())
     printer = f"[`{run.notebook.stem}`](../../notebooks/{run.notebook.name})"
-    text = f"{title}\n\nWhat {printer} printed with {values}. {profiles.profile(profile).notice}\n\n"
+    scale = profiles.profile(profile).notice.partition(" The text beside outputs")[0]
+    text = f"{title}\n\nWhat {printer} printed with {values}. {scale} {ABOUT}\n\n"
     text += printed(notebook)
     file = RESULTS / profile / f"{run.name}.md"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,8 @@ def _text(output):
         return None if output.name == "stderr" else f"```text\n{output.text.rstrip()}\n```"
     data = output.get("data", {})
     if "image/png" in data:
-        return f"*Figure.* {output.metadata.get('image/png', {}).get('alt', 'without a description')}"
+        told = output.metadata.get("image/png", {}).get("alt", "without a description")
+        return f"*Figure.* {told.removeprefix(explorers.FIRST).strip()}"
     if "text/html" in data:
         tables = WHOLE.findall(ATTRIBUTES.sub("", LOOKS.sub("", data["text/html"])))
         return "\n\n".join(map(_in_lines, tables)) or None

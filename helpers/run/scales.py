@@ -17,8 +17,8 @@ BEGIN, END = (
 )
 NOTHING = "No comparison beyond the `quick` profile has been kept in `results/` yet."
 HEAD = [
-    "| paper | scale | notebook | rows with a published number | for example | ours | paper | adaptive |",
-    "|---|---|---|---|---|---|---|---|",
+    "| paper | scale | notebook | published numbers | for example | metric | ours | paper | adaptive |",
+    "|---|---|---|---|---|---|---|---|---|",
 ]
 
 
@@ -55,11 +55,13 @@ def _line(file, to_results):
     name = _linked(text, to_results) if text.exists() else f"`{result['notebook']}`"
     cells = [result["paper"].upper(), scale, f"{name}, seed {result['seed']}", len(both)]
     if example is None:
-        cells += ["–"] * 4
+        cells += ["–"] * 5
     else:
         adaptive = f"{example['adaptive']['value']:.1f}" if example["adaptive"] else "–"
         ours = f"{example['ours']['value']:.1f} (n = {example['ours']['n']})"
-        cells += [f"`{example['id']}`", ours, f"{example['paper']:.1f}", adaptive]
+        paper = f"{example['paper']:.1f}" if result["comparable"] else "–"
+        metric = example["metric"].replace("_", " ")
+        cells += [f"`{example['id']}`", metric, ours, paper, adaptive]
     return (cells[0], file.parent.name, file.stem), f"| {' | '.join(map(str, cells))} |"
 
 

@@ -20,7 +20,6 @@ from helpers import seeded
 from helpers.run import explorers
 from helpers.show.figures import full_png, shaded
 
-FIRST = "First page of an explorer: run this cell in JupyterLab to choose others."
 FEW = 4  # so many numbers stand beside each other; more are a slider
 MOST = 25  # pages of one explorer on the site; of more choices those that one control reaches
 QUALITY = 60  # of a page as WebP; its letters and pixels keep their edges
@@ -59,8 +58,8 @@ class Explorer(ipywidgets.VBox):
         if folder := os.environ.get(explorers.VARIABLE):
             with seeded(0):  # what follows in the notebook must not depend on whether pages were drawn
                 self.leave(Path(folder), static)
-        alt = {"image/png": {"alt": f"{FIRST} {self.alt}".strip()}}
-        return shown | {"image/png": static, "text/plain": FIRST}, alt
+        alt = {"image/png": {"alt": f"{explorers.FIRST} {self.alt}".strip()}}
+        return shown | {"image/png": static, "text/plain": explorers.FIRST}, alt
 
     def pages(self) -> Iterator[tuple[int, ...]]:
         """What the site can choose: all, if that is at most MOST, else one control away from the first.
@@ -158,7 +157,7 @@ def _webp(picture, folder):
 
 
 def _captioned(picture: bytes) -> bytes:
-    """The PNG with `FIRST` written below it, in the picture's own palette."""
+    """The PNG with `explorers.FIRST` written below it, in the picture's own palette."""
     page = Image.open(BytesIO(picture))
     palette = list(zip(*[iter(page.getpalette())] * 3, strict=True))
     sums = [sum(colour) for colour in palette]
@@ -169,7 +168,7 @@ def _captioned(picture: bytes) -> bytes:
     font = ImageFont.load_default(size=13)
     draw = ImageDraw.Draw(canvas)
     draw.fontmode = "1"  # no shades in between, which the palette lacks
-    draw.text((6, page.height + 5), FIRST, fill=dark, font=font)
+    draw.text((6, page.height + 5), explorers.FIRST, fill=dark, font=font)
     buffer = BytesIO()
     canvas.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
