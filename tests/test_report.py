@@ -211,6 +211,13 @@ def test_the_report_says_what_has_been_run_at_which_scale(folder, monkeypatch):
     assert "What has been run at which scale" in text and "<td>3.8</td>" in text
 
 
+def test_the_report_links_what_runs_printed(folder):
+    links = re.findall(r'href="([^"]+/results/[^"]+)"', report(folder))
+    assert links
+    for link in links:
+        assert (ROOT / "reports" / "quick" / link).resolve().is_file()
+
+
 @pytest.fixture
 def results(tmp_path):
     """A folder with the comparison of 00_first, and one of a reader's own with another seed."""

@@ -44,7 +44,7 @@ def build(profile: str, runs: list[plan.Run], results: Path | None = None) -> Pa
         old=sum(notebook["old"] for notebook in notebooks),
         results=results,
         legend=LEGEND,
-        scales=Markup(page.markdown(scales.section(to_results="../../results"))),
+        scales=Markup(page.markdown(scales.section(to_results="../results"))),  # as from a notebook
     )
     index.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(index, lambda temporary: temporary.write_text(text, encoding="utf-8"))
