@@ -384,26 +384,19 @@ def test_a_stochastic_model_is_refused():
         broken(Noisy(5, (1, 4, 4)), torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), eps=0.1)
 
 
-@pytest.mark.parametrize(
-    "attack, settings, rounding", [("pgd", {"eps": 0.11, "steps": 5}, 0), ("aa", {"eps": 0.3}, 0.5)]
-)
-def test_it_is_repeatable(lenet, digits, attack, settings, rounding, short_aa):
-    """PGD to the bit; of AutoAttack's images one run in many has seen others, with the same verdicts.
-
-    rounding: the share of changed numbers that is let through, in that of another seed.
-    """
+@pytest.mark.parametrize("attack, settings", [("pgd", {"eps": 0.11, "steps": 5}), ("aa", {"eps": 0.3})])
+def test_it_is_repeatable(lenet, digits, attack, settings, short_aa):
+    """To the bit, if the stand-in is named; else `quickest` takes the one that it measures to be fastest."""
     x, y = digits[0][:10], digits[1][:10]
-    seen, found = [], []
+    seen = []
     for seed in (0, 0, 1):
         model = copy.deepcopy(lenet)
         shown = []
         model.register_forward_pre_hook(lambda _, args, shown=shown: shown.append(args[0].detach().clone()))
-        found.append(broken(model, x, y, attack, seed=seed, **settings))
+        broken(model, x, y, attack, seed=seed, fast=model, **settings)
         seen.append(torch.cat(shown))
-    first, again, other = (one[: min(map(len, seen))] for one in seen)
-    assert torch.equal(found[0], found[1])
-    assert (first != other).any()
-    assert (first != again).double().mean() <= rounding * (first != other).double().mean()
+    assert torch.equal(seen[0], seen[1])
+    assert seen[0].shape != seen[2].shape or not torch.equal(seen[0], seen[2])
 
 
 # --- bad input -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a run beyond quick printed, for readers who cannot make it: `results/<profile>/<run>.md`.
 
 Headings, tables and lines as they are in the executed notebook; a figure is there by its description, which
-has its numbers.  `python -m helpers.run.printed` writes those of all runs in `reports/`.
+has its numbers.  `python -m helpers.run.printed` writes those of the runs in `reports/` (seed 0).
 """
 
 import re
@@ -24,7 +24,10 @@ ATTRIBUTES = re.compile(r" (?:id|class|style|border)=\"[^\"]*\"")
 
 
 def keep(run: plan.Run, profile: str) -> None:
-    """Write what the executed notebook of `run` printed into its file in `results/`."""
+    """Write what the executed notebook of `run` printed into its file in `results/`.
+
+    profile: under which it ran.  FileNotFoundError if it has not run.
+    """
     import nbformat
 
     notebook = nbformat.read(run.output, as_version=4)
@@ -76,7 +79,7 @@ def _text(output):
 
 def _in_lines(table):
     """A table in HTML with a line for each of its rows, what explains it below."""
-    text = re.sub(r"\s*\n\s*", "", table)
+    text = re.sub(r"(?<=>) (?=<)", "", re.sub(r"\s*\n\s*", " ", table))
     return re.sub("(?=<(?:tr|/table)>)|(?<=</table>)", "\n", text).strip()
 
 
