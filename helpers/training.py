@@ -77,7 +77,10 @@ def fit(
             for chosen in batches[len(state.reports) :]:
                 batch = {name: t[chosen] for name, t in data.items()}
                 with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
-                    state.reports.append(method.training_step(batch, optimizers))
+                    losses = method.training_step(batch, optimizers)
+                # Copies: F.mse_loss leaves its mean in the memory of all differences, which the epoch's
+                # reports and each checkpoint would keep.
+                state.reports.append({name: loss.clone() for name, loss in losses.items()})
                 state.save_now_and_then()
             for scheduler in schedulers:
                 scheduler.step()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import ROOT, device
+from helpers import ROOT, device, training
 from helpers.defenses.arn import ReleasedARN
 from helpers.training import crop_and_flip, fit
 
@@ -64,6 +64,18 @@ def test_the_history_is_the_mean_over_an_epochs_batches():
 
     history = fit(Counting(), toy(20), epochs=2, batch_size=5, seed=0)
     assert history == [{"sum": 190 / 4}] * 2
+
+
+def test_an_epochs_reports_keep_nothing_but_their_numbers(monkeypatch):
+    """`F.mse_loss` of an image leaves its mean in memory as large as the image."""
+    kept = []
+    monkeypatch.setattr(
+        training._State,
+        "save_now_and_then",
+        lambda state: kept.extend(loss.untyped_storage().nbytes() for loss in state.reports[-1].values()),
+    )
+    fit(Regression(), toy(), epochs=1, batch_size=5, seed=0)
+    assert kept and set(kept) == {4}  # bytes
 
 
 def test_the_mean_of_losses_in_bf16_is_not_rounded():

@@ -66,6 +66,7 @@ NETWORKS |= {
 }
 NETWORKS |= {"ARN": CODE, "ReleasedARN": CODE, "ADD": CODE, "JATP": PURIFIER, "NRP": PURIFIER}
 NETWORKS |= {"DIR": VIT, "DIRPretraining": VIT}
+BLOCKWISE = ("JATP", "NRP", "DIR", "DIRPretraining")  # narrow, they reach less of a core: about √width of it
 
 # settings of an attack, and FACTS -> forward passes over its images, BOTH for one with gradient
 ATTACKS: dict[str, Callable[[dict], float]] = {
@@ -180,12 +181,27 @@ def _own(made):
     method, settings = made["method"].rpartition(".")[2], made["settings"]
     if settings.get("deep"):  # an APE-GAN with the networks of ADD
         method = "ADD"
-    return _scaled(settings.get("network", method), settings.get("width", 1))
+    name, width = settings.get("network", method), settings.get("width", 1)
+    net, share = _scaled(name, width), _depth(settings)
+    if name in BLOCKWISE:
+        net = net._replace(core=net.core * width**0.5)
+    return net._replace(gflops=net.gflops * share, kept=net.kept * share)
 
 
 def _scaled(name, width):
     net = NETWORKS[name]
     return net._replace(gflops=net.gflops * width**2, kept=net.kept * width)
+
+
+def _depth(settings):
+    """The blocks of a denoiser that has a setting for them, as a share of those in NETWORKS."""
+    if "blocks" in settings:
+        return settings["blocks"] / 3
+    if "patch" not in settings:
+        return 1
+    # Two masks: together they show the encoder every place once, and the decoder works on all for each.
+    blocks = settings["encoder"] + 2 * settings["decoder"]
+    return blocks / 12 * (2 / settings["patch"]) ** 2
 
 
 def _places(settings):
