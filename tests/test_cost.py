@@ -41,6 +41,24 @@ def test_the_table_of_flops_is_within_30_percent_of_the_networks(name):
     assert cost.NETWORKS[name].gflops == pytest.approx(counted, rel=0.3)
 
 
+@pytest.mark.parametrize(
+    "method, settings",
+    [
+        ("JATP", {"width": 0.125, "blocks": 1}),
+        ("NRP", {"width": 0.25, "blocks": 2}),
+        ("DIR", {"width": 0.25, "patch": 4, "encoder": 1, "decoder": 1}),
+        ("DIR", {"width": 0.5, "encoder": 4, "decoder": 1}),
+    ],
+)
+def test_a_denoiser_of_fewer_blocks_and_larger_patches_is_counted_as_such(method, settings):
+    module = CLASSES[method](**settings)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.eval()(torch.zeros(1, 3, 32, 32))
+    name = f"{method.lower()}.{method}"
+    net = cost._own({"method": name, "settings": source.defaults(source.method(name)) | settings})
+    assert net.gflops == pytest.approx(counter.get_total_flops() / 1e9, rel=0.3)
+
+
 @pytest.mark.parametrize("name", [name for name in cost.NETWORKS if name != "DIRPretraining"])
 def test_the_table_of_memory_is_within_20_percent_of_what_autograd_keeps(name):
     shape = (1, 28, 28) if name in SMALL else (3, 32, 32)
@@ -210,3 +228,14 @@ def test_a_longer_grid_adds_its_rows_attacks_and_numbers():
     attacked = [one for one in found if "attack" in one]
     assert len(attacked) == 1 + sum(one not in quick for one in large)
     assert grids.grown([need], 'lab.defenses("another")', place, "mnist", "standard") == [need]
+
+
+def test_a_longer_grid_adds_the_parts_that_are_left_out():
+    """JATP's Fig. 4(b): quick leaves out one term of the loss, larger scales each."""
+    place = {"paper": "jatp", "dataset": "cifar10", "seed": 0}
+    recipes = Recipes("jatp", "cifar10", "cpu", 0)
+    quick = profiles.load("jatp", "quick")["cifar10"].grids["figure 4b"]
+    need = recipes.defense("jatp", without=quick[-1:]).asked
+    found = grids.grown([need], 'lab.grid("figure 4b")', place, "cifar10", "cpu")
+    left_out = {part for one in found for part in one["changes"]["without"]}
+    assert len(found) == len(left_out) == len(recipes.spec.grids["figure 4b"]) > len(quick)

@@ -52,17 +52,30 @@ def _instead(needs, model, entry, recipes, profile):
     if isinstance(entry, str) and entry in spec.attacks:
         same = [need for need in needs if need.get("attack") == model and need.get("split") == "test"]
         return [need | {"attack": entry} for need in same]
-    if isinstance(entry, int | float):
-        same = [need for need in needs if model in need.get("changes", {}).values()]
-        changes = [{k: entry if v == model else v for k, v in need["changes"].items()} for need in same]
-        return [need | {"changes": change} for need, change in zip(same, changes, strict=True)]
     if not (isinstance(entry, str) and entry in (*spec.methods, *spec.targets) or _is_row(entry)):
-        return []
+        return _changed(needs, model, entry)
     (old_method, old), (method, new) = (_row(one, recipes) for one in (model, entry))
     victims = [_swapped(need.get("victim"), old, new, profile) for need in needs]
     same = [(need, victim) for need, victim in zip(needs, victims, strict=True) if victim]
     found = [_on_as_many(need, need | {"victim": victim}, profile) for need, victim in same]
     return found + ([method.asked] if method and old_method else [])
+
+
+def _changed(needs, old, new):
+    """The needs whose changes have the value `old`, alone or in a list, with `new` in its place."""
+    found = []
+    for need in needs:
+        changes = need.get("changes", {})
+        other = {name: _replaced(value, old, new) for name, value in changes.items()}
+        if other != changes:
+            found.append(need | {"changes": other})
+    return found
+
+
+def _replaced(value, old, new):
+    if isinstance(value, list):
+        return [_replaced(one, old, new) for one in value]
+    return new if value == old else value
 
 
 def _on_as_many(need, other, profile):
