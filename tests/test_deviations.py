@@ -39,6 +39,13 @@ def test_an_attacks_settings_are_named_where_they_differ():
     assert of("none", "sta@3") == of("none", "sta") != ""
 
 
+def test_attacks_seen_in_training_are_named_with_their_settings():
+    words = of("arn_ps")
+    steps = [profiles.load("arn", p)["mnist"].attacks["sta_seen"].settings["steps"] for p in ("cpu", "paper")]
+    assert "seen sta: steps {} ({})".format(*steps) in words
+    assert "seen" not in of("arn_pp")
+
+
 def test_a_defense_that_the_ledger_calls_ours_is_the_papers():
     place = ("add", "mnist", "cpu")
     assert of("ours_eps0.3", place=place) == of("add_pp", place=place) != ""

@@ -24,6 +24,7 @@ def of_row(recipes: Recipes, defense: str, attack: str) -> list[str]:
     found = _changed(_training(trained), _training(truth.methods[method])) if trained else []
     target = _changed(*(_training(one.methods[spec.target]) for one in (spec, truth))) if guided else []
     texts = [", ".join(found), "target: " + ", ".join(target) if target else ""]
+    texts += _seen(spec, truth, defense.removeprefix(f"{method}_")) if trained else []
     if trained or guided:
         texts += [f"{spec.train} training images"] if spec.train != truth.train else []
         texts += [recipes.profile.precision] if recipes.profile.precision != "fp32" else []
@@ -38,6 +39,15 @@ def _method(spec, defense, paper):
     defense = paper if defense.startswith("ours") else defense
     names = [name for name in spec.methods if f"{defense}_".startswith(f"{name}_")]
     return max(names, key=len, default=None)
+
+
+def _seen(spec, truth, group):
+    """A text for each attack seen in training (`group` of the profile's `seen`) that has other settings."""
+    found = []
+    for ours, theirs in zip(spec.seen.get(group, ()), truth.seen.get(group, ()), strict=True):
+        changed = _changed(_settings(spec.attacks[ours]), _settings(truth.attacks[theirs]))
+        found += [f"seen {theirs}: {', '.join(changed)}"] if changed else []
+    return found
 
 
 def _training(method):
