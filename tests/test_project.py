@@ -309,6 +309,24 @@ def test_a_page_links_what_is_there_and_no_point_of_it_is_long(page):
     assert [point for point in points if len(re.sub(r"\([^)]*\)", "", point).split()) > 60] == []
 
 
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_the_numbers_of_a_point_stand_in_the_texts_that_it_leads_to(page):
+    """Rounded as the point has them, whole ones as errors or as what these leave.
+
+    So a result that was made anew asks for a new point; a single slip may go unseen.
+    """
+    number = r"(?<![\w.])\d+(?:\.\d+)?"
+    for point in re.findall(r"^\* .*", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE):
+        texts = [ROOT / text for text in re.findall(r"\(\.\./(results/\w+/\w+\.md)\)", point)]
+        printed = " ".join(text.read_text(encoding="utf-8") for text in texts)
+        known = [float(n) for n in re.findall(number, printed)]
+        prose = re.sub(r"\[[^]]*\]\([^)]*\)|(?:Section|Table|Fig\.|Eq\.) [\d.]+", "", point)
+        for n in re.findall(number, prose) if texts else []:
+            digits = len(n.partition(".")[2])
+            rest = [] if digits else [round(100 - k) for k in known]
+            assert float(n) in [*rest, *(round(k, digits) for k in known)], (n, point)
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_is_quick_by_default(name):
     parameters = file.parameters(ROOT / "notebooks" / f"{name}.ipynb")
