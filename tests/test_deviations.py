@@ -36,7 +36,7 @@ def test_an_attacks_settings_are_named_where_they_differ():
     }
     assert f"steps {steps['cpu']} ({steps['paper']})" in of("none", "cw")
     assert of("none", "pgd") == "" != of("doa_7x7", "pgd")
-    assert of("none", "sta@3") == of("none", "sta") != ""
+    assert of("none", "sta-fooling") == of("none", "sta") != ""
 
 
 def test_attacks_seen_in_training_are_named_with_their_settings():

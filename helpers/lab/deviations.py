@@ -1,7 +1,5 @@
 """What a profile changes of the paper's settings, in the few words of a table's row."""
 
-import re
-
 from helpers import source
 from helpers.lab import profiles
 from helpers.lab.recipes import Recipes
@@ -28,7 +26,7 @@ def of_row(recipes: Recipes, defense: str, attack: str) -> list[str]:
     if trained or guided:
         texts += [f"{spec.train} training images"] if spec.train != truth.train else []
         texts += [recipes.profile.precision] if recipes.profile.precision != "fp32" else []
-    attack = re.split("[-@]", attack)[0]  # "sta@3" and "pgd-ite40" are of STA's images, and PGD's
+    attack = attack.partition("-")[0]  # "pgd-ite40" is a row of PGD's images
     if attack in spec.attacks and attack in truth.attacks:
         texts += [", ".join(_changed(_settings(spec.attacks[attack]), _settings(truth.attacks[attack])))]
     return [text for text in texts if text]

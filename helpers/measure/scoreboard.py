@@ -41,14 +41,21 @@ def summary(rows: list[dict]) -> dict[str, Counter]:
     return {paper: Counter(row["state"] for row in rows if row["paper"] == paper) for paper in _papers(rows)}
 
 
+def is_own(paper: str, defense: str) -> bool:
+    """Whether a number is of the paper's own defense, and not of a bare target or a baseline."""
+    return defense.startswith((paper, "ours"))
+
+
 def markdown(rows: list[dict]) -> str:
-    """The summary as a table: papers down, states across; states that no number is in are left out."""
-    counts = summary(rows)
-    shown = [state for state in STATES if any(count[state] for count in counts.values())]
-    lines = [f"| paper | published numbers | {' | '.join(shown)} |", "|---" * (len(shown) + 2) + "|"]
-    for paper, count in counts.items():
-        cells = [paper.upper(), count.total(), *(count[state] for state in shown)]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    """The summary as a table, the papers' own defenses apart; states that no number is in are left out."""
+    shown = [state for state in STATES if any(row["state"] == state for row in rows)]
+    lines = [f"| paper | of | published numbers | {' | '.join(shown)} |", "|---" * (len(shown) + 3) + "|"]
+    for paper in _papers(rows):
+        for own, of in ((True, "its defense"), (False, "bare targets, baselines")):
+            some = [r for r in rows if r["paper"] == paper and is_own(paper, r["defense"]) == own]
+            count = Counter(row["state"] for row in some)
+            cells = [paper.upper(), of, len(some), *(count[state] for state in shown)]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

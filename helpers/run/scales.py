@@ -47,8 +47,8 @@ def _line(file, to_results):
     result = json.loads(file.read_text(encoding="utf-8"))
     both = [row for row in result["rows"] if row["paper"] is not None and row["ours"] is not None]
     # The paper's own defense, under an attack whose budget others have, too: those have an adaptive number.
-    names = (result["paper"], "ours")
-    own = [row for row in both if row["defense"].startswith(names) and row["attack"] != "natural"]
+    own = [row for row in both if scoreboard.is_own(result["paper"], row["defense"])]
+    own = [row for row in own if row["attack"] != "natural"]
     example = next((row for row in own if row["adaptive"]), own[0] if own else None)
     scale = result["profile"] if result["comparable"] else f"{result['profile']}, not comparable"
     text = file.with_suffix(".md")
