@@ -258,7 +258,7 @@ def test_results_become_verdicts_with_numbers(folder, results):
         "an abacus",
     ):
         assert part in text
-    assert "a reader's machine" not in text and "seed 1" not in text
+    assert "a reader's machine" not in text and "00_first.seed1" not in text
     assert "arn/t1/&lt;x&gt;" in text and "<x>" not in text
 
 
