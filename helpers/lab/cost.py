@@ -66,7 +66,8 @@ NETWORKS |= {
 }
 NETWORKS |= {"ARN": CODE, "ReleasedARN": CODE, "ADD": CODE, "JATP": PURIFIER, "NRP": PURIFIER}
 NETWORKS |= {"DIR": VIT, "DIRPretraining": VIT}
-BLOCKWISE = ("JATP", "NRP", "DIR", "DIRPretraining")  # narrow, they reach less of a core: about √width of it
+# Where they are narrow, a core reaches about the square root of the width of its speed.
+BLOCKWISE = ("JATP", "NRP", "DIR", "DIRPretraining")
 
 # settings of an attack, and FACTS -> forward passes over its images, BOTH for one with gradient
 ATTACKS: dict[str, Callable[[dict], float]] = {
@@ -194,7 +195,10 @@ def _scaled(name, width):
 
 
 def _depth(settings):
-    """The blocks of a denoiser that has a setting for them, as a share of those in NETWORKS."""
+    """The work of a denoiser that has a setting for its blocks, as a share of that in NETWORKS.
+
+    There JATP and NRP have 3 blocks; DIR has 8 in its encoder, 2 in its decoder, and patches of 2 pixels.
+    """
     if "blocks" in settings:
         return settings["blocks"] / 3
     if "patch" not in settings:
