@@ -147,3 +147,13 @@ def test_what_a_text_repeats_does_not_hide_what_its_table_says():
         result.add(f"arn/s4.2/lenet/{name}", torch.arange(50) < right)
     cells = tables.closing(result).data.partition("<details>")[0]
     assert cells.count("13.7 | 10.0") == 1 == cells.count("36.4 | 10.0") == cells.count("36.4 | 40.0")
+
+
+def test_a_few_values_fit_into_a_line():
+    assert tables.listed({"pgd": 50, ("trades", "aa"): 0.5, "as it is:": "8"}) == "PGD 50, TRADES AA 0.5, as it is: 8"
+
+
+def test_a_closing_table_promises_intervals_where_they_are():
+    short, (compact, rows) = closing(10), closing(24).split("<details>")
+    assert "with 95 % intervals" in short and "10.0 (" in short
+    assert "with 95 % intervals" not in compact and "in the folded rows" in compact and "10.0 (" in rows

@@ -58,7 +58,7 @@ NAMES = {
     "bpda_eot": "BPDA + EOT",
     "fixed_mask": "fixed mask",
     "error_rate": "errors",
-    "success_rate": "success",
+    "success_rate": "success (errors)",
     "fooling_rate": "fooling rate",
     "targeted_accuracy": "accuracy, targeted",
     "roc_auc": "ROC AUC",

@@ -32,6 +32,13 @@ def difference(score: Score, yardstick: float = 0.0, digits: int = 0, claimed: f
     return f"{points(score, digits)}: {gain_verdict(score, yardstick, claimed)}"
 
 
+def listed(values: Mapping[object, object]) -> str:
+    """{"pgd": 50, ("trades", "aa"): 40} as "PGD 50, TRADES AA 40": a few values in a line of print."""
+    names = [key if isinstance(key, tuple) else (key,) for key in values]
+    written = [" ".join(str(label(part)) for part in name) for name in names]
+    return ", ".join(f"{name} {value}" for name, value in zip(written, values.values(), strict=True))
+
+
 def grid(
     cells: Mapping[tuple[object, object], object],
     form: Callable[[object], object] = percent,
@@ -132,7 +139,7 @@ def closing(comparison: Comparison) -> HTML:
     for column in ("dataset", "target", "defense", "attack", "metric"):
         if column in frame:
             frame[column] = frame[column].map(label)
-    notes = "<p>In percent, with 95 % intervals; all numbers of a row are of the same n images.</p>"
+    notes = ""
     if not comparison.lab.comparable:
         notes += f"<p>Ours may not be held against the paper's ({comparison.lab.deviation}).</p>"
     larger = comparison.larger()
@@ -141,10 +148,13 @@ def closing(comparison: Comparison) -> HTML:
         named = larger.assign(**{column: larger[column].map(label) for column in ("defense", "attack")})
         scales = ", ".join(larger["scale"].unique())
         notes += folded(named, f"the same at a larger scale: {scales}", index=False).data
+    images = "all numbers of a row are of the same n images."
     if len(frame) <= FOLDED:
         with pd.option_context("display.max_colwidth", None):
-            return HTML(frame.to_html(index=False) + notes)
+            table = frame.to_html(index=False)
+        return HTML(f"{table}<p>In percent, with 95 % intervals; {images}</p>{notes}")
     grid = _compact(comparison).to_html(escape=False)
+    grid += f"<p>In percent. The 95 % intervals are in the folded rows: {images}</p>"
     return HTML(grid + notes + folded(frame, f"all {len(frame)} rows", index=False).data)
 
 
