@@ -150,7 +150,10 @@ def test_what_a_text_repeats_does_not_hide_what_its_table_says():
 
 
 def test_a_few_values_fit_into_a_line():
-    assert tables.listed({"pgd": 50, ("trades", "aa"): 0.5, "as it is:": "8"}) == "PGD 50, TRADES AA 0.5, as it is: 8"
+    assert (
+        tables.listed({"pgd": 50, ("trades", "aa"): 0.5, "as it is:": "8"})
+        == "PGD 50, TRADES AA 0.5, as it is: 8"
+    )
 
 
 def test_a_closing_table_promises_intervals_where_they_are():
