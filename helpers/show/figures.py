@@ -34,7 +34,7 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 # A figure is shown at this many dots per inch, in this many colours: half of a notebook's bytes are figures.
 DPI, SHADES = 80, 80
-ABREAST = 7  # panels of `gains` that can be read beside each other
+ABREAST = 4  # panels of `gains` that can be read beside each other
 WORDS = 16  # letters of a line that have room below a group of bars
 WIDEST = 11  # letters of a class's name that have room below an image
 # Colours that it keeps, however few of its points have them: of small words, and of their edges on white.
