@@ -5,6 +5,7 @@
 All start from an empty folder of artifacts, which they share.  What they ask for is compared with
 `helpers/run/needs.json`.  With `--all` each exercise is done, too: its check must refuse the stub and accept
 the solution; and some notebooks run on a second data set, where there are no outputs to compare with.
+Then all run once more, with what is kept, as if there were a GPU (`tests/virtual.py`).
 """
 
 import copy
@@ -31,9 +32,11 @@ def main():
     folder = ROOT / "reports" / "tested"
     files = write(folder, args.only, args.all)
     runs = {run.name: run for run in plan.runs("quick", only=args.only)}
-    jobs = [job(file, runs.get(file.stem)) for file in files]
+    jobs = [job(file, folder / "artifacts", runs.get(file.stem)) for file in files]
+    again = [job(file, folder / "artifacts") for file in sorted(folder.glob("on_a_gpu/*.ipynb"))]
     try:
         failed = pool.work(jobs, args.cores, lambda job, seconds, output: None)
+        failed += pool.work(again, args.cores, lambda job, seconds, output: None)
     except KeyboardInterrupt:
         print("Stopped.")
         sys.exit(130)
@@ -47,10 +50,11 @@ def main():
 def write(folder: Path, only: list[str] = (), everything: bool = False) -> list[Path]:
     """Fill `folder` with the notebooks to run; -> them.
 
-    everything: with their exercises done, and some a second time for another data set.
+    everything: with their exercises done, some a second time for another data set, and all once more in the
+        folder `on_a_gpu`.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    (folder / "on_a_gpu").mkdir(parents=True)
     for run in plan.runs("quick", only=only):
         notebook = nbformat.read(run.notebook, as_version=4)
         if everything and run.name in ON_CIFAR10:
@@ -59,15 +63,16 @@ def write(folder: Path, only: list[str] = (), everything: bool = False) -> list[
             notebook = with_solutions(
                 notebook, exercises.solution_of(run.notebook).read_text(encoding="utf-8")
             )
+            nbformat.write(on_a_gpu(notebook), folder / "on_a_gpu" / f"{run.name}.on_a_gpu.ipynb")
         nbformat.write(notebook, folder / run.notebook.name)
     return sorted(folder.glob("*.ipynb"))
 
 
-def job(file: Path, run: plan.Run | None) -> pool.Job:
-    """The test of one notebook; run: what is known of it."""
+def job(file: Path, artifacts: Path, run: plan.Run | None = None) -> pool.Job:
+    """The test of one notebook; artifacts: their folder; run: what is known of it."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
     environment = {
-        "ARTIFACT_DIR": str(file.parent / "artifacts"),
+        "ARTIFACT_DIR": str(artifacts),
         "NEEDS_FILE": str(file.with_suffix(".needs.jsonl")),
         "RESULTS_DIR": str(file.parent / "results"),
         "TQDM_DISABLE": "1",
@@ -100,6 +105,19 @@ def on(notebook, dataset: str):
     notebook = copy.deepcopy(notebook)
     (place,) = (i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(f"dataset = {dataset!r}"))
+    return uncompared(notebook)
+
+
+def on_a_gpu(notebook):
+    """The notebook on a virtual GPU, from its first cell on, and nothing to compare."""
+    notebook = copy.deepcopy(notebook)
+    here = f"import sys\n\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nimport virtual\n\nvirtual.enter()"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(here))
+    return uncompared(notebook)
+
+
+def uncompared(notebook):
+    """The notebook without the marks of cells that are compared."""
     for cell in notebook.cells:
         if COMPARED in cell.metadata.get("tags", []):
             cell.metadata.tags.remove(COMPARED)
