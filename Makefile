@@ -61,7 +61,7 @@ test: check $(INSTALLED) style  ## run the quick tests, then every notebook from
 	TQDM_DISABLE=1 $(RUN) -m pytest -n 2 -m "not slow"  # each test wants one core
 	@$(RUN) tests/notebooks.py --cores "$$CORES" --only "$$ONLY"
 
-test-all: check $(INSTALLED) style  ## run all tests, then every notebook with its solutions, some on a second data set
+test-all: check $(INSTALLED) style  ## run all tests, then every notebook with its solutions, also as if there were a GPU
 	TQDM_DISABLE=1 $(RUN) -m pytest -n 2
 	@$(RUN) tests/notebooks.py --cores "$$CORES" --only "$$ONLY" --all
 
