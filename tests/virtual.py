@@ -25,7 +25,7 @@ GENERATORS = {}  # their devices, by what torch knows them by
 # Operators whose result the host reads, or whose size depends on the numbers.
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "bincount")
 # Those that take tensors of both: copies, and indices from the host.
-MIXED = ("copy_", "_to_copy", "index", "index_put_", "_index_put_impl_", "set_data")
+MIXED = ("copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "set_data")
 
 
 class OnDevice(torch.Tensor):
@@ -119,6 +119,14 @@ def from_numbers(data, device=None, **how):
     return MADE(data, **how).to(device or "cpu")
 
 
+class OneThread(torch.inference_mode):
+    """`torch.inference_mode`, which else lets backward passes use another thread: it knows of no device."""
+
+    def __enter__(self):
+        super().__enter__()
+        torch.autograd.set_multithreading_enabled(False)
+
+
 def enter():
     """Everything that this process does from here on is on the device, as a notebook's first cell has it."""
     import helpers
@@ -128,6 +136,6 @@ def enter():
 
     make.CHUNK[GPU.type], make.MEMORY[GPU.type] = make.CHUNK["cpu"], 0
     make.kept = lambda model, x: 0  # of no memory
-    torch.Generator, torch.tensor = Generator, from_numbers
+    torch.Generator, torch.tensor, torch.inference_mode = Generator, from_numbers, OneThread
     torch.autograd.set_multithreading_enabled(False)
     Virtual().__enter__()
