@@ -5,7 +5,7 @@
 All start from an empty folder of artifacts, which they share.  What they ask for is compared with
 `helpers/run/needs.json`.  With `--all` each exercise is done, too: its check must refuse the stub and accept
 the solution; and some notebooks run on a second data set, where there are no outputs to compare with.
-Then all run once more, with what is kept, as if there were a GPU (`tests/virtual.py`).
+Then all but NOT_ON_A_GPU run once more, with what is kept, as if there were a GPU (`tests/virtual.py`).
 """
 
 import copy
@@ -52,7 +52,7 @@ def main():
 def write(folder: Path, only: list[str] = (), everything: bool = False) -> list[Path]:
     """Fill `folder` with the notebooks to run; -> them.
 
-    everything: with their exercises done, some a second time for another data set, and all once more in the
+    everything: with their exercises done, some a second time for another data set, and all but NOT_ON_A_GPU once more in the
         folder `on_a_gpu`.
     """
     shutil.rmtree(folder, ignore_errors=True)
