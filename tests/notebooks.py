@@ -52,8 +52,8 @@ def main():
 def write(folder: Path, only: list[str] = (), everything: bool = False) -> list[Path]:
     """Fill `folder` with the notebooks to run; -> them.
 
-    everything: with their exercises done, some a second time for another data set, and all but NOT_ON_A_GPU once more in the
-        folder `on_a_gpu`.
+    everything: with their exercises done, some a second time for another data set, and, in the folder
+        `on_a_gpu`, all but NOT_ON_A_GPU once more.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "on_a_gpu").mkdir(parents=True)
